@@ -1,0 +1,471 @@
+"""T5, the encoder-decoder, in plain PyTorch: the student that `train.py` trains.
+
+References: Raffel et al. 2020 (arXiv 1910.10683) for v1.0, Shazeer 2020 (arXiv 2002.05202) for
+the gated feed-forward of v1.1. Three fields of `T5Config`, set in `V1_1`, tell them apart.
+Equal to transformers' T5 in logits, loss, gradients and greedy output: `tests/test_t5.py`.
+
+Letters: B batch, S source length, T target length, D model width, H heads, K head width,
+F feed-forward width, V vocabulary. Ids: 0 <pad> (also the decoder's first input), 1 </s>, 2 <unk>.
+
+Left out: beam search and sampling, encoder-only use, pre-training by span corruption.
+"""
+
+import json
+import math
+import os
+import sys
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+PAD, EOS = 0, 1
+
+
+class InputError(ValueError):
+    """What the user gave can't be used; the message is the one line to print."""
+
+
+def complain(program, error):
+    """Print a user's mistake as one line -> the exit status."""
+    print(f"{program}: {error}", file=sys.stderr)
+    return 2
+
+
+@dataclass(frozen=True)
+class T5Config:
+    """The fields of a published config.json under their own names, and `num_tokens`."""
+
+    vocab_size: int = 32_128  # V, the rows of the embedding
+    num_tokens: int = 32_100  # ids from here on name no token and are never generated
+    d_model: int = 512  # D
+    d_kv: int = 64  # K
+    d_ff: int = 2_048  # F
+    num_heads: int = 8  # H
+    num_layers: int = 6  # of the encoder
+    num_decoder_layers: int = 6
+    feed_forward_proj: str = "relu"  # v1.1: "gated-gelu"
+    tie_word_embeddings: bool = True  # the output head is the embedding; v1.1: a matrix of its own
+    scale_decoder_outputs: bool = True  # times D**-0.5 before the head; v1.1: not
+    dropout_rate: float = 0.1
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128  # from which all distances share a bucket
+
+
+V1_1 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, scale_decoder_outputs=False)
+DEEP = dict(d_model=768, num_heads=12, num_layers=12, num_decoder_layers=12)
+FLAT = dict(d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, num_decoder_layers=2)
+PRESETS = {
+    "tiny": T5Config(**FLAT, dropout_rate=0.0),
+    "small": T5Config(),
+    "base": T5Config(**DEEP, d_ff=3_072),
+    "v1_1-small": T5Config(d_ff=1_024, num_heads=6, num_layers=8, num_decoder_layers=8, **V1_1),
+    "v1_1-base": T5Config(**DEEP, **V1_1),
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# the layers
+
+class RMSNorm(nn.Module):
+    def __init__(self, D):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(D))
+
+    def forward(self, x):  # (..., D) -> (..., D); no mean, no bias, in fp32
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, eps=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        D, self.H, self.K = config.d_model, config.num_heads, config.d_kv
+        self.dropout = config.dropout_rate
+        self.q = nn.Linear(D, self.H * self.K, bias=False)
+        self.k = nn.Linear(D, self.H * self.K, bias=False)
+        self.v = nn.Linear(D, self.H * self.K, bias=False)
+        self.o = nn.Linear(self.H * self.K, D, bias=False)
+
+    def heads(self, x):  # (B, T, H * K) -> (B, H, T, K)
+        return x.unflatten(-1, (self.H, self.K)).transpose(1, 2)
+
+    def keys_values(self, x):  # (B, S, D) -> twice (B, H, S, K)
+        return self.heads(self.k(x)), self.heads(self.v(x))
+
+    def forward(self, x, keys, values, bias):  # (B, T, D), ..., (B or 1, H or 1, T, S) -> (B, T, D)
+        # T5 does not divide the scores by sqrt(K): its initial q is that much smaller instead.
+        out = F.scaled_dot_product_attention(
+            self.heads(self.q(x)), keys, values, attn_mask=bias, scale=1.0,
+            dropout_p=self.dropout if self.training else 0.0)  # fmt: skip
+        return self.o(out.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        gated = config.feed_forward_proj == "gated-gelu"
+        self.gate = nn.Linear(config.d_model, config.d_ff, bias=False) if gated else None
+        self.up = nn.Linear(config.d_model, config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x):  # (B, T, D) -> (B, T, D)
+        up = self.up(x)
+        if self.gate is None:
+            h = F.relu(up)
+        else:
+            h = F.gelu(self.gate(x), approximate="tanh").float() * up
+        if up.dtype == torch.half:  # under autocast: here T5 passes 65,504, fp16's largest number
+            with torch.autocast(x.device.type, enabled=False):
+                return self.down(self.dropout(h.float()))
+        return self.down(self.dropout(h))
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
+        self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x, bias):  # (B, S, D) -> (B, S, D)
+        h = self.attention_norm(x)
+        x = x + self.dropout(self.attention(h, *self.attention.keys_values(h), bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm, self.attention = RMSNorm(config.d_model), Attention(config)
+        self.cross_norm, self.cross_attention = RMSNorm(config.d_model), Attention(config)
+        self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout_rate)
+
+    def forward(self, x, bias, memory, memory_bias, cache=None, t=0):  # (B, T, D) -> (B, T, D)
+        """`memory`: the cross-attention's keys and values. With `cache`, the keys and values of
+        the positions before t, x is position t alone (T = 1) and the cache is filled there."""
+        h = self.attention_norm(x)
+        keys, values = self.attention.keys_values(h)
+        if cache is not None:
+            cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = keys, values
+            keys, values = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1]
+        x = x + self.dropout(self.attention(h, keys, values, bias))
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, memory_bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
+    """The row of the bias table for key position minus query position (any shape, integers).
+
+    Half of the buckets hold one distance each, the other half grow logarithmically up to
+    max_distance. Bidirectional: half of them are for keys to the right. Causal: those share 0.
+    """
+    bucket = torch.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        bucket = (distance > 0) * num_buckets
+        distance = distance.abs()
+    else:
+        distance = (-distance).clamp(min=0)
+    exact = num_buckets // 2
+    far = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
+    far = (exact + (far * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
+    return bucket + torch.where(distance < exact, distance, far)
+
+
+MASKED = -30_000.0  # added to a score that must not count; fits in fp16, where -1e9 would not
+
+
+def padding_bias(input_ids):  # (B, S) -> (B, 1, 1, S)
+    return MASKED * (input_ids == PAD)[:, None, None, :].float()
+
+
+# ------------------------------------------------------------------------------------------------
+# the model
+
+class T5(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        V, D = config.vocab_size, config.d_model
+        self.embedding = nn.Embedding(V, D)
+        self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
+        self.encoder_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.encoder_norm = RMSNorm(D)
+        self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
+        self.decoder_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.decoder_norm = RMSNorm(D)
+        self.head = None if config.tie_word_embeddings else nn.Linear(D, V, bias=False)
+        self.dropout = nn.Dropout(config.dropout_rate)
+        self.apply(self.initialise)
+
+    @torch.no_grad()
+    def initialise(self, module):
+        """T5's initial scales: each matrix keeps the variance, and q takes in the 1/sqrt(K)."""
+        D, K, H = self.config.d_model, self.config.d_kv, self.config.num_heads
+        if isinstance(module, nn.Linear):
+            module.weight.normal_(std=module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding):
+            module.weight.normal_(std=1.0 if module is self.embedding else D**-0.5)
+        elif isinstance(module, Attention):
+            module.q.weight.normal_(std=(D * K) ** -0.5)
+
+    def position_bias(self, table, T, device):  # -> (1, H, T, T)
+        positions = torch.arange(T, device=device)
+        distance = positions[None, :] - positions[:, None]
+        causal = table is self.decoder_bias
+        buckets = relative_bucket(distance, not causal, self.config.relative_attention_num_buckets,
+                                  self.config.relative_attention_max_distance)  # fmt: skip
+        bias = table(buckets).permute(2, 0, 1)[None]
+        return bias + MASKED * (distance > 0).float() if causal else bias
+
+    def encode(self, input_ids):
+        """(B, S) ids, 0 is padding -> (B, S, D)."""
+        bias = self.position_bias(self.encoder_bias, input_ids.shape[1], input_ids.device)
+        bias = bias + padding_bias(input_ids)
+        x = self.dropout(self.embedding(input_ids))
+        for block in self.encoder:
+            x = block(x, bias)
+        return self.dropout(self.encoder_norm(x))
+
+    def decode(self, target_ids, encoded, input_ids):
+        """Teacher forcing: position t sees the targets before t, the first a <pad>.
+
+        (B, T), (B, S, D), (B, S) -> (B, T, D), ready for `logits`.
+        """
+        shifted = F.pad(target_ids, (1, -1), value=PAD)
+        bias = self.position_bias(self.decoder_bias, target_ids.shape[1], target_ids.device)
+        memory_bias = padding_bias(input_ids)
+        x = self.dropout(self.embedding(shifted))
+        for block in self.decoder:
+            x = block(x, bias, block.cross_attention.keys_values(encoded), memory_bias)
+        return self.finish(x)
+
+    def finish(self, x):  # (..., D) -> (..., D)
+        x = self.dropout(self.decoder_norm(x))
+        return x * self.config.d_model**-0.5 if self.config.scale_decoder_outputs else x
+
+    def logits(self, hidden):  # (..., D) -> (..., V)
+        return F.linear(hidden, (self.embedding if self.head is None else self.head).weight)
+
+    def forward(self, input_ids, target_ids):
+        """(B, S), (B, T) ids -> (B, T, V) logits: each target's, given those before it."""
+        return self.logits(self.decode(target_ids, self.encode(input_ids), input_ids))
+
+    @torch.no_grad()
+    def generate(self, input_ids, max_new_tokens):
+        """Greedy decoding with a cache of keys and values; dropout is off.
+
+        (B, S) ids -> ids (B, T) with 0 after </s>, and their log-probabilities (B, T), fp32, 0
+        there; T <= max_new_tokens. A row without </s> was cut. No id without a token is chosen.
+        """
+        was_training = self.training
+        self.eval()
+        config, B, device = self.config, len(input_ids), input_ids.device
+        encoded = self.encode(input_ids)
+        memory_bias = padding_bias(input_ids)
+        memories = [block.cross_attention.keys_values(encoded) for block in self.decoder]
+        shape = (B, config.num_heads, max_new_tokens, config.d_kv)
+        caches = [(m[0].new_zeros(shape), m[0].new_zeros(shape)) for m in memories]
+        bias = self.position_bias(self.decoder_bias, max_new_tokens, device)
+
+        ids = torch.full((B, max_new_tokens), PAD, device=device)
+        log_probs = torch.zeros(B, max_new_tokens, device=device)
+        rows = torch.arange(B, device=device)  # those still writing
+        token = torch.full((B, 1), PAD, device=device)
+        for t in range(max_new_tokens):
+            x = self.embedding(token)
+            for block, memory, cache in zip(self.decoder, memories, caches):
+                x = block(x, bias[:, :, t : t + 1, : t + 1], memory, memory_bias, cache, t)
+            step = self.logits(self.finish(x[:, 0])).float().log_softmax(-1)
+            best, token = step[:, : config.num_tokens].max(-1, keepdim=True)
+            ids[rows, t], log_probs[rows, t] = token[:, 0], best[:, 0]
+            going = (token[:, 0] != EOS).nonzero()[:, 0]
+            if len(going) < len(rows):  # drop the rows that have ended
+                rows, token, memory_bias = rows[going], token[going], memory_bias[going]
+                memories = [(k[going], v[going]) for k, v in memories]
+                caches = [(k[going], v[going]) for k, v in caches]
+            if len(rows) == 0:
+                break
+        self.train(was_training)
+        return ids[:, : t + 1], log_probs[:, : t + 1]
+
+
+# ------------------------------------------------------------------------------------------------
+# published weights: reading and writing
+
+# our name -> the published name; {} is the block's number
+KEYS = {
+    "embedding": "shared",
+    "encoder_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "encoder.{}.attention_norm": "encoder.block.{}.layer.0.layer_norm",
+    "encoder.{}.attention": "encoder.block.{}.layer.0.SelfAttention",
+    "encoder.{}.feed_forward_norm": "encoder.block.{}.layer.1.layer_norm",
+    "encoder.{}.feed_forward": "encoder.block.{}.layer.1.DenseReluDense",
+    "encoder_norm": "encoder.final_layer_norm",
+    "decoder_bias": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias",
+    "decoder.{}.attention_norm": "decoder.block.{}.layer.0.layer_norm",
+    "decoder.{}.attention": "decoder.block.{}.layer.0.SelfAttention",
+    "decoder.{}.cross_norm": "decoder.block.{}.layer.1.layer_norm",
+    "decoder.{}.cross_attention": "decoder.block.{}.layer.1.EncDecAttention",
+    "decoder.{}.feed_forward_norm": "decoder.block.{}.layer.2.layer_norm",
+    "decoder.{}.feed_forward": "decoder.block.{}.layer.2.DenseReluDense",
+    "decoder_norm": "decoder.final_layer_norm",
+    "head": "lm_head",
+}
+EMBEDDINGS = ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
+DROPPED = ["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"]  # never used
+
+
+def published_names(model):
+    """{our parameter's name: the published one}, for every parameter of the model."""
+    wi = "wi.weight" if model.config.feed_forward_proj == "relu" else "wi_1.weight"
+    matrices = {"gate.weight": "wi_0.weight", "up.weight": wi, "down.weight": "wo.weight"}
+    names = {}
+    for path, module in model.named_modules():
+        number = next((part for part in path.split(".") if part.isdigit()), "")
+        if template := KEYS.get(path.replace(f".{number}.", ".{}.")):
+            for name, _ in module.named_parameters():
+                names[f"{path}.{name}"] = f"{template.format(number)}.{matrices.get(name, name)}"
+    return names
+
+
+def read_config(path):
+    """config.json -> T5Config. Raises InputError where it is not a T5 that this file builds."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        raw.setdefault("num_tokens", min(raw["vocab_size"], T5Config.num_tokens))
+        raw.setdefault("num_decoder_layers", raw["num_layers"])
+        raw.setdefault("scale_decoder_outputs", raw.get("tie_word_embeddings", True))
+        config = T5Config(**{f.name: raw[f.name] for f in fields(T5Config) if f.name in raw})
+        for f in fields(T5Config):
+            value = getattr(config, f.name)
+            assert isinstance(value, (int, f.type)) and (f.type is not int or value > 0), f.name
+        assert config.feed_forward_proj in ("relu", "gated-gelu"), config.feed_forward_proj
+        assert raw.get("layer_norm_epsilon", 1e-6) == 1e-6, "layer_norm_epsilon is not 1e-6"
+        return config
+    except (AssertionError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the config of a T5 v1.0 or v1.1 ({error})") from None
+
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.half, "BF16": torch.bfloat16}
+
+
+def read_safetensors(path):
+    """{name: tensor}. Layout: the header's length (8 bytes, little-endian), a JSON header, data."""
+    data = Path(path).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        assert 8 < start <= len(data), "its header would end after the file does"
+        header = json.loads(data[8:start])
+        header.pop("__metadata__", None)
+        tensors, end = {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            (first, last), dtype = entry["data_offsets"], DTYPES[entry["dtype"]]
+            assert first == end <= last, f"{name} does not begin where its neighbour ends"
+            assert last <= len(data) - start, f"{name} would end after the file does"
+            assert math.prod(entry["shape"]) * dtype.itemsize == last - first, f"{name}: size"
+            raw = bytearray(data[start + first : start + last])
+            flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+            tensors[name], end = flat.reshape(entry["shape"]), last
+        assert start + end == len(data), "there are bytes after its last tensor"
+    except (AssertionError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from None
+    return tensors
+
+
+def read_pickle(path):
+    """{name: tensor} of a pytorch_model.bin; `weights_only` refuses a pickle that runs code."""
+    try:
+        tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
+        assert all(torch.is_tensor(value) for value in tensors.values()), "it holds other things"
+        return tensors
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: not there, and no model.safetensors beside it") from None
+    except Exception as error:  # whatever a damaged file makes the unpickler meet
+        why = str(error).splitlines()[0]
+        raise InputError(f"{path}: can't be read as weights: {why}") from None
+
+
+def write_safetensors(tensors, path):
+    """Write fp32 tensors {name: tensor} as `read_safetensors` and others read them."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, tensor in tensors.items():
+        span = [end, end := end + 4 * tensor.numel()]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": span}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the data starts at a multiple of 8
+
+    def write(file):
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(tensor.detach().float().cpu().contiguous().numpy().data)
+
+    replace_file(path, write)
+
+
+def replace_file(path, write):
+    """A file whole or not at all: `write(file)` fills another, which takes its name when done."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(folder):
+    """A T5 folder as published, or as written by `save` or transformers -> T5, in eval mode, fp32.
+
+    Strict: every parameter is filled and every tensor of the file is used, or in DROPPED.
+    Raises FileNotFoundError, or InputError naming the tensor and both shapes.
+    """
+    folder = Path(folder)
+    config = read_config(folder / "config.json")
+    if (path := folder / "model.safetensors").exists():
+        tensors = read_safetensors(path)
+    else:
+        tensors = read_pickle(path := folder / "pytorch_model.bin")
+    embeddings = {name: tensors.pop(name) for name in EMBEDDINGS if name in tensors}
+    if config.tie_word_embeddings and "lm_head.weight" in tensors:
+        head = tensors.pop("lm_head.weight")
+        tied = not embeddings or torch.equal(head, next(iter(embeddings.values())))
+        (embeddings if tied else tensors)["lm_head.weight"] = head
+        config = replace(config, tie_word_embeddings=tied)  # transformers 5 says "tied" of all
+    for name, embedding in embeddings.items():
+        if not torch.equal(embedding, tensors.setdefault("shared.weight", embedding)):
+            raise InputError(f"{path}: {name} is not equal to the other embeddings in the file")
+
+    with torch.device("meta"):
+        model = T5(config)
+    state = {}
+    for ours, published in published_names(model).items():
+        expected = tuple(model.get_parameter(ours).shape)
+        found = tuple(tensors[published].shape) if published in tensors else "missing"
+        if found != expected:
+            raise InputError(f"{path}: {published} is {found}, expected {expected} by config.json")
+        state[ours] = tensors.pop(published).float()
+    if unused := sorted(set(tensors) - set(DROPPED)):
+        raise InputError(f"{path}: no place in the model for {', '.join(unused[:3])}; is it a T5?")
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_().eval()
+
+
+def save(model, folder):
+    """Write config.json and model.safetensors, which `load` and transformers read alike."""
+    config = {
+        "architectures": ["T5ForConditionalGeneration"], "model_type": "t5",
+        "is_encoder_decoder": True, "layer_norm_epsilon": 1e-6,
+        "decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS,
+    } | asdict(model.config)  # fmt: skip
+    text, state = json.dumps(config, indent=2).encode(), model.state_dict()
+    os.makedirs(folder, exist_ok=True)
+    replace_file(Path(folder) / "config.json", lambda file: file.write(text))
+    tensors = {published: state[ours] for ours, published in published_names(model).items()}
+    write_safetensors(tensors, Path(folder) / "model.safetensors")
