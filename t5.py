@@ -117,7 +117,7 @@ class FeedForward(nn.Module):
             h = F.relu(up)
         else:
             h = F.gelu(self.gate(x), approximate="tanh").float() * up
-        if up.dtype == torch.half:  # under autocast: here T5 passes 65,504, fp16's largest number
+        if up.dtype == torch.half:  # autocast to fp16, whose largest number, 65,504, T5 passes here
             with torch.autocast(x.device.type, enabled=False):
                 return self.down(self.dropout(h.float()))
         return self.down(self.dropout(h))
@@ -179,6 +179,21 @@ def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
 MASKED = -30_000.0  # added to a score that must not count; fits in fp16, where -1e9 would not
 
 
+class RelativeBias(nn.Embedding):
+    """What a head adds to a score, learned for each bucket of distances between two positions."""
+
+    def __init__(self, config, causal):
+        super().__init__(config.relative_attention_num_buckets, config.num_heads)
+        self.causal, self.max_distance = causal, config.relative_attention_max_distance
+
+    def forward(self, T):  # -> (1, H, T, T)
+        positions = torch.arange(T, device=self.weight.device)
+        distance = positions[None, :] - positions[:, None]
+        rows = relative_bucket(distance, not self.causal, self.num_embeddings, self.max_distance)
+        bias = super().forward(rows).permute(2, 0, 1)[None]
+        return bias + MASKED * (distance > 0).float() if self.causal else bias
+
+
 def padding_bias(input_ids):  # (B, S) -> (B, 1, 1, S)
     return MASKED * (input_ids == PAD)[:, None, None, :].float()
 
@@ -193,10 +208,10 @@ class T5(nn.Module):
         V, D = config.vocab_size, config.d_model
         self.embedding = nn.Embedding(V, D)
         self.encoder = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
-        self.encoder_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.encoder_bias = RelativeBias(config, causal=False)
         self.encoder_norm = RMSNorm(D)
         self.decoder = nn.ModuleList(DecoderBlock(config) for _ in range(config.num_decoder_layers))
-        self.decoder_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_heads)
+        self.decoder_bias = RelativeBias(config, causal=True)
         self.decoder_norm = RMSNorm(D)
         self.head = None if config.tie_word_embeddings else nn.Linear(D, V, bias=False)
         self.dropout = nn.Dropout(config.dropout_rate)
@@ -205,7 +220,7 @@ class T5(nn.Module):
     @torch.no_grad()
     def initialise(self, module):
         """T5's initial scales: each matrix keeps the variance, and q takes in the 1/sqrt(K)."""
-        D, K, H = self.config.d_model, self.config.d_kv, self.config.num_heads
+        D, K = self.config.d_model, self.config.d_kv
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):
@@ -213,19 +228,9 @@ class T5(nn.Module):
         elif isinstance(module, Attention):
             module.q.weight.normal_(std=(D * K) ** -0.5)
 
-    def position_bias(self, table, T, device):  # -> (1, H, T, T)
-        positions = torch.arange(T, device=device)
-        distance = positions[None, :] - positions[:, None]
-        causal = table is self.decoder_bias
-        buckets = relative_bucket(distance, not causal, self.config.relative_attention_num_buckets,
-                                  self.config.relative_attention_max_distance)  # fmt: skip
-        bias = table(buckets).permute(2, 0, 1)[None]
-        return bias + MASKED * (distance > 0).float() if causal else bias
-
     def encode(self, input_ids):
         """(B, S) ids, 0 is padding -> (B, S, D)."""
-        bias = self.position_bias(self.encoder_bias, input_ids.shape[1], input_ids.device)
-        bias = bias + padding_bias(input_ids)
+        bias = self.encoder_bias(input_ids.shape[1]) + padding_bias(input_ids)
         x = self.dropout(self.embedding(input_ids))
         for block in self.encoder:
             x = block(x, bias)
@@ -237,8 +242,7 @@ class T5(nn.Module):
         (B, T), (B, S, D), (B, S) -> (B, T, D), ready for `logits`.
         """
         shifted = F.pad(target_ids, (1, -1), value=PAD)
-        bias = self.position_bias(self.decoder_bias, target_ids.shape[1], target_ids.device)
-        memory_bias = padding_bias(input_ids)
+        bias, memory_bias = self.decoder_bias(target_ids.shape[1]), padding_bias(input_ids)
         x = self.dropout(self.embedding(shifted))
         for block in self.decoder:
             x = block(x, bias, block.cross_attention.keys_values(encoded), memory_bias)
@@ -262,6 +266,7 @@ class T5(nn.Module):
         (B, S) ids -> ids (B, T) with 0 after </s>, and their log-probabilities (B, T), fp32, 0
         there; T <= max_new_tokens. A row without </s> was cut. No id without a token is chosen.
         """
+        assert max_new_tokens > 0, "expected at least one new token"
         was_training = self.training
         self.eval()
         config, B, device = self.config, len(input_ids), input_ids.device
@@ -270,7 +275,7 @@ class T5(nn.Module):
         memories = [block.cross_attention.keys_values(encoded) for block in self.decoder]
         shape = (B, config.num_heads, max_new_tokens, config.d_kv)
         caches = [(m[0].new_zeros(shape), m[0].new_zeros(shape)) for m in memories]
-        bias = self.position_bias(self.decoder_bias, max_new_tokens, device)
+        bias = self.decoder_bias(max_new_tokens)
 
         ids = torch.full((B, max_new_tokens), PAD, device=device)
         log_probs = torch.zeros(B, max_new_tokens, device=device)
@@ -326,11 +331,16 @@ def published_names(model):
     matrices = {"gate.weight": "wi_0.weight", "up.weight": wi, "down.weight": "wo.weight"}
     names = {}
     for path, module in model.named_modules():
-        number = next((part for part in path.split(".") if part.isdigit()), "")
+        number = next((part for part in path.split(".") if part.isdigit()), "")  # of the block
         if template := KEYS.get(path.replace(f".{number}.", ".{}.")):
             for name, _ in module.named_parameters():
                 names[f"{path}.{name}"] = f"{template.format(number)}.{matrices.get(name, name)}"
     return names
+
+
+def check(good, message):
+    if not good:
+        raise ValueError(message)
 
 
 def read_config(path):
@@ -343,11 +353,15 @@ def read_config(path):
         config = T5Config(**{f.name: raw[f.name] for f in fields(T5Config) if f.name in raw})
         for f in fields(T5Config):
             value = getattr(config, f.name)
-            assert isinstance(value, (int, f.type)) and (f.type is not int or value > 0), f.name
-        assert config.feed_forward_proj in ("relu", "gated-gelu"), config.feed_forward_proj
-        assert raw.get("layer_norm_epsilon", 1e-6) == 1e-6, "layer_norm_epsilon is not 1e-6"
+            check(type(value) is f.type or f.type is float, f"{f.name}: {value!r}")
+            check(f.type is not int or value > 0, f"{f.name}: {value!r}")
+        check(0 <= config.dropout_rate < 1, f"dropout_rate: {config.dropout_rate!r}")
+        check(config.feed_forward_proj in ("relu", "gated-gelu"), config.feed_forward_proj)
+        check(raw.get("layer_norm_epsilon", 1e-6) == 1e-6, "layer_norm_epsilon is not 1e-6")
+        buckets, far = config.relative_attention_num_buckets, config.relative_attention_max_distance
+        check(buckets >= 4 and far > buckets // 2, "relative_attention_max_distance is too small")
         return config
-    except (AssertionError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: not the config of a T5 v1.0 or v1.1 ({error})") from None
 
 
@@ -357,23 +371,24 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.half, "BF16":
 def read_safetensors(path):
     """{name: tensor}. Layout: the header's length (8 bytes, little-endian), a JSON header, data."""
     data = Path(path).read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
+    start, tensors, end = 8 + int.from_bytes(data[:8], "little"), {}, 0
     try:
-        assert 8 < start <= len(data), "its header would end after the file does"
+        check(8 < start <= len(data), "its header would end after the file does")
         header = json.loads(data[8:start])
         header.pop("__metadata__", None)
-        tensors, end = {}, 0
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            (first, last), dtype = entry["data_offsets"], DTYPES[entry["dtype"]]
-            assert first == end <= last, f"{name} does not begin where its neighbour ends"
-            assert last <= len(data) - start, f"{name} would end after the file does"
-            assert math.prod(entry["shape"]) * dtype.itemsize == last - first, f"{name}: size"
+            (first, last), shape = entry["data_offsets"], entry["shape"]
+            check(entry["dtype"] in DTYPES, f"{name} is of type {entry['dtype']}")
+            dtype = DTYPES[entry["dtype"]]
+            check(first == end <= last, f"{name} does not begin where its neighbour ends")
+            check(last <= len(data) - start, f"{name} would end after the file does")
+            check(math.prod(shape) * dtype.itemsize == last - first, f"{name} has another size")
             raw = bytearray(data[start + first : start + last])
             flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-            tensors[name], end = flat.reshape(entry["shape"]), last
-        assert start + end == len(data), "there are bytes after its last tensor"
-    except (AssertionError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from None
+            tensors[name], end = flat.reshape(shape), last
+        check(start + end == len(data), "there are bytes after its last tensor")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: damaged, or not safetensors of floats ({error})") from None
     return tensors
 
 
@@ -381,12 +396,13 @@ def read_pickle(path):
     """{name: tensor} of a pytorch_model.bin; `weights_only` refuses a pickle that runs code."""
     try:
         tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
-        assert all(torch.is_tensor(value) for value in tensors.values()), "it holds other things"
+        for name, value in tensors.items():
+            check(isinstance(name, str) and torch.is_tensor(value), f"{name!r} is no tensor")
         return tensors
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: not there, and no model.safetensors beside it") from None
     except Exception as error:  # whatever a damaged file makes the unpickler meet
-        why = str(error).splitlines()[0]
+        why = (str(error).splitlines() or [repr(error)])[0]
         raise InputError(f"{path}: can't be read as weights: {why}") from None
 
 
@@ -434,10 +450,11 @@ def load(folder):
         tensors = read_pickle(path := folder / "pytorch_model.bin")
     embeddings = {name: tensors.pop(name) for name in EMBEDDINGS if name in tensors}
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
+        # transformers 5 says "tied" of every model: a head that differs is one of its own
         head = tensors.pop("lm_head.weight")
         tied = not embeddings or torch.equal(head, next(iter(embeddings.values())))
         (embeddings if tied else tensors)["lm_head.weight"] = head
-        config = replace(config, tie_word_embeddings=tied)  # transformers 5 says "tied" of all
+        config = replace(config, tie_word_embeddings=tied)
     for name, embedding in embeddings.items():
         if not torch.equal(embedding, tensors.setdefault("shared.weight", embedding)):
             raise InputError(f"{path}: {name} is not equal to the other embeddings in the file")

@@ -1,0 +1,417 @@
+"""t5.py against an untouched transformers, and the edges where there is nothing to compare with.
+
+    pip install pytest transformers safetensors
+    python -m pytest tests/test_t5.py -q                    # about 20 seconds on a CPU
+    python -m pytest tests/test_t5.py -q -k "not small"     # without the full-size models
+
+The ladder, for random weights that transformers wrote, tiny and full-size: logits within 1e-4,
+loss within 1e-5, each gradient within 1e-3 of its norm, 64 greedy ids equal, and the way back.
+Then files, decoding, half precision, errors. No two dimensions are equal.
+"""
+
+import json
+import os
+from dataclasses import asdict, replace
+from itertools import product
+from tempfile import TemporaryDirectory
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers.models.t5.modeling_t5 import T5Attention
+
+import t5
+from t5 import EOS, PAD
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+B, S, T = 3, 11, 7
+TINY = t5.T5Config(  # the 64 ids that we generate go beyond a relative distance of 20
+    vocab_size=97, num_tokens=90, d_model=24, d_kv=4, d_ff=36, num_heads=5, num_layers=3,
+    num_decoder_layers=2, relative_attention_num_buckets=8, relative_attention_max_distance=20,
+)  # fmt: skip
+TINY_V1_1 = replace(TINY, **t5.V1_1)
+RUNGS = {
+    "tiny-v1.0": TINY, "tiny-v1.1": TINY_V1_1,
+    "tiny-own-head": replace(TINY, tie_word_embeddings=False),  # with the factor D**-0.5
+    "tiny-no-factor": replace(TINY, scale_decoder_outputs=False),  # with a tied head
+    "small": t5.PRESETS["small"], "v1_1-small": t5.PRESETS["v1_1-small"],
+}  # fmt: skip
+both_versions = pytest.mark.parametrize("config", [TINY, TINY_V1_1], ids=["v1.0", "v1.1"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():  # on a busy machine two threads mostly wait for each other
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lively(make, config):
+    """A random T5, ours or theirs, with sharper attention and a smaller embedding than it begins
+    with: that one repeats one id and hardly looks at positions, so agreement would say little."""
+    torch.manual_seed(0)
+    model = make(config).eval()
+    for name, p in model.named_parameters():
+        if p.ndim == 1:
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+        elif "bias" in name or name.endswith("q.weight"):
+            p.data *= 30 if "bias" in name else 3
+        elif name in ("shared.weight", "embedding.weight"):
+            p.data *= 0.1
+    return model
+
+
+def transformers_t5(config):
+    settings = transformers.T5Config(**asdict(config), decoder_start_token_id=PAD)
+    model = transformers.T5ForConditionalGeneration(settings)
+    if not config.tie_word_embeddings:  # transformers 5 ties all but a head that is set afterwards
+        head = torch.randn(config.vocab_size, config.d_model) * config.d_model**-0.5
+        model.lm_head.weight = torch.nn.Parameter(head)
+    return model
+
+
+def make_batch(config):
+    """(B, S) and (B, T) ids; some rows are padded."""
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(2, config.num_tokens, (B, S), generator=generator)
+    target_ids = torch.randint(2, config.num_tokens, (B, T), generator=generator)
+    input_ids[0, 6:], input_ids[1, 9:], target_ids[0, 4:] = PAD, PAD, PAD
+    return input_ids, target_ids
+
+
+def their_output(model, input_ids, target_ids):
+    labels = target_ids.masked_fill(target_ids == PAD, -100)
+    return model(input_ids=input_ids, attention_mask=(input_ids != PAD).long(), labels=labels)
+
+
+def assert_near(ours, theirs, atol):
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
+
+
+# ---- shapes and buckets
+
+@pytest.mark.parametrize("preset, size", [("small", 60_506_624), ("base", 222_903_552),
+                         ("v1_1-small", 76_961_152), ("v1_1-base", 247_577_856)])  # fmt: skip
+def test_a_preset_has_the_published_number_of_parameters_and_runs_on_another_device(preset, size):
+    with torch.device("meta"):  # tensors with a shape and no contents
+        model, ids = t5.T5(t5.PRESETS[preset]), torch.zeros(B, T, dtype=torch.long)
+    assert sum(p.numel() for p in model.parameters()) == size
+    logits = model(ids, ids)  # what forgets its device is made on the CPU, and can't be added
+    assert logits.is_meta and logits.shape == (B, T, 32_128)
+
+
+def test_relative_buckets_are_those_of_transformers():
+    """By hand: 32 buckets in two directions are 16 for keys to the left and 16 to the right, half
+    of them exact. At distance 20: 8 + floor(8 * ln(20/8) / ln(128/8)) = 8 + floor(2.64) = 10."""
+    distance = torch.tensor([0, -1, -7, -20, -128, -900, 1, 7, 20, 128])
+    expected = [0, 1, 7, 10, 15, 15, 16 + 1, 16 + 7, 16 + 10, 16 + 15]
+    assert t5.relative_bucket(distance, bidirectional=True).tolist() == expected
+    for bidirectional, (buckets, last) in product([True, False], [(32, 128), (8, 20)]):
+        args = torch.arange(-2000, 2001), bidirectional, buckets, last
+        assert torch.equal(t5.relative_bucket(*args), T5Attention._relative_position_bucket(*args))
+
+
+def test_a_new_model_begins_at_the_scales_of_transformers():
+    config = replace(TINY, feed_forward_proj="gated-gelu", relative_attention_num_buckets=64)
+    torch.manual_seed(0)
+    ours, theirs = t5.T5(config), transformers_t5(config)
+    for our_name, their_name in t5.published_names(ours).items():
+        ratio = ours.get_parameter(our_name).norm() / theirs.get_parameter(their_name).norm()
+        assert 0.7 < ratio < 1.4, our_name  # random: the smallest hold 320 numbers
+
+
+# ---- the ladder
+
+@pytest.fixture(scope="module", params=RUNGS)
+def pair(request):
+    """transformers' model, ours as read from the folder that it wrote, and a batch."""
+    config = RUNGS[request.param]
+    theirs = lively(transformers_t5, config)
+    with TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = t5.load(folder)
+    assert ours.config == config and not ours.training
+    return theirs, ours, *make_batch(config)
+
+
+def test_logits_loss_and_every_gradient_are_those_of_transformers(pair):
+    theirs, ours, input_ids, target_ids = pair
+    logits, output = ours(input_ids, target_ids), their_output(theirs, input_ids, target_ids)
+    assert_near(logits, output.logits, atol=1e-4)
+    assert logits.std() > 0.05  # so that the tolerance means something
+    loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), ignore_index=PAD)
+    assert_near(loss, output.loss, atol=1e-5)
+    loss.backward()
+    output.loss.backward()
+    names, parameters = t5.published_names(ours), dict(theirs.named_parameters())
+    assert names.keys() == dict(ours.named_parameters()).keys()
+    assert sorted(names.values()) == sorted(parameters)
+    for our_name, their_name in names.items():  # a tied embedding's sums both of its uses
+        grad, expected = ours.get_parameter(our_name).grad, parameters[their_name].grad
+        assert 0 < expected.norm() and (grad - expected).norm() < 1e-3 * expected.norm(), our_name
+
+
+@torch.no_grad()
+def test_with_the_same_seed_dropout_falls_where_it_does_in_transformers(pair):
+    theirs, ours, *batch = pair
+    torch.manual_seed(0)
+    expected = their_output(theirs.train(), *batch).logits
+    torch.manual_seed(0)
+    logits = ours.train()(*batch)
+    theirs.eval(), ours.eval()
+    assert_near(logits, expected, atol=1e-4)
+
+
+def test_greedy_ids_are_those_of_transformers_and_log_probabilities_those_of_teacher_forcing(pair):
+    theirs, ours, input_ids, _ = pair
+    nameless = list(range(ours.config.num_tokens, ours.config.vocab_size))
+    expected = theirs.generate(
+        input_ids=input_ids, attention_mask=(input_ids != PAD).long(), do_sample=False,
+        num_beams=1, max_new_tokens=64, suppress_tokens=nameless)[:, 1:]  # fmt: skip
+    ids, log_probs = ours.generate(input_ids, 64)
+    assert torch.equal(ids, expected)
+    assert max(len(row.unique()) for row in ids) > 3  # not one id for ever
+    with torch.no_grad():
+        forced = ours(input_ids, ids).log_softmax(-1).gather(-1, ids[:, :, None])[:, :, 0]
+    ended = (ids == EOS).cumsum(1) - (ids == EOS).long() > 0  # positions after </s>
+    assert_near(log_probs, forced.masked_fill(ended, 0), atol=1e-4)
+
+
+@torch.no_grad()
+def test_transformers_reads_what_we_save(pair):
+    theirs, ours, *batch = pair
+    with TemporaryDirectory() as folder:
+        t5.save(ours, folder)
+        with open(f"{folder}/config.json") as file:
+            tied = json.load(file)["tie_word_embeddings"]
+        again, report = transformers.T5ForConditionalGeneration.from_pretrained(
+            folder, output_loading_info=True)  # fmt: skip
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert tied == ours.config.tie_word_embeddings == (again.lm_head.weight is again.shared.weight)
+    expected = their_output(theirs, *batch).logits
+    assert_near(their_output(again.eval(), *batch).logits, expected, atol=1e-6)
+
+
+# ---- files
+
+SAFE, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config, said, absent", [  # `said`: what config.json says of the head
+    (TINY, {}, 0), (TINY, {}, 1), (TINY, {}, 3),  # transformers 4, v1.0
+    (TINY_V1_1, {"tie_word_embeddings": False}, 0),  # transformers 4, v1.1
+    (TINY_V1_1, {"tie_word_embeddings": False}, 2),
+    (TINY_V1_1, {"tie_word_embeddings": True, "scale_decoder_outputs": False}, 1),  # 5, v1.1
+])  # fmt: skip
+def test_a_pytorch_model_bin_loads_with_any_of_the_embedding_copies(tmp_path, config, said, absent):
+    """Without the first `absent` of shared, encoder.embed_tokens, decoder.embed_tokens; tied, the
+    head is one more copy. A table that nothing uses stands in the old files too."""
+    theirs, batch = lively(transformers_t5, config), make_batch(config)
+    tensors = theirs.state_dict() | dict.fromkeys(t5.EMBEDDINGS, theirs.shared.weight.detach())
+    stale = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    tensors[stale] = torch.ones(8, 5)
+    for name in t5.EMBEDDINGS[:absent]:
+        del tensors[name]
+    torch.save(tensors, tmp_path / BIN)
+    new = ("num_tokens", "tie_word_embeddings", "scale_decoder_outputs")
+    written = {key: value for key, value in asdict(config).items() if key not in new} | said
+    (tmp_path / CONFIG).write_text(json.dumps(written))
+    ours = t5.load(tmp_path)
+    assert ours.config == replace(config, num_tokens=97)
+    assert_near(ours(*batch), their_output(theirs, *batch).logits, atol=1e-4)
+
+
+def test_safetensors_files_are_those_of_the_safetensors_package(tmp_path):
+    ours = {"matrix": torch.arange(15.0).view(3, 5).T.contiguous(),
+            "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 6)}  # fmt: skip
+    t5.write_safetensors(ours | {"matrix": torch.arange(15.0).view(3, 5).T}, tmp_path / "ours")
+    types = torch.float64, torch.float16, torch.bfloat16
+    theirs = ours | {str(dtype): torch.arange(21).view(7, 3).to(dtype) / 3 for dtype in types}
+    safetensors.torch.save_file(theirs, tmp_path / "theirs", metadata={"format": "pt"})
+    for expected, found in [(ours, safetensors.torch.load_file(tmp_path / "ours")),
+                            (ours, t5.read_safetensors(tmp_path / "ours")),
+                            (theirs, t5.read_safetensors(tmp_path / "theirs"))]:  # fmt: skip
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)  # names and types too
+
+
+# ---- decoding and padding
+
+@both_versions
+def test_an_id_that_names_no_token_is_never_generated(config):
+    model, batch = lively(t5.T5, config), make_batch(config)
+    head = (model.head or model.embedding).weight.data
+    head[-2] = 1e4 * torch.randn(config.d_model)
+    head[-1] = -head[-2]  # of a row and its negative, one always wins
+    assert (model(*batch).argmax(-1) >= config.num_tokens).all()
+    assert model.generate(batch[0], T)[0].max() < config.num_tokens
+
+
+def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
+    """Exchange the rows of an untied head for </s> and some id: </s> is then written where the id
+    was, all before it stays, and all after it is 0 with log-probability 0."""
+    model, (input_ids, _) = lively(t5.T5, TINY_V1_1), make_batch(TINY_V1_1)
+    ids, log_probs = model.generate(input_ids, 12)
+    chosen = ids[1, 4].item()
+    assert EOS not in ids and not all(chosen in row for row in ids)
+    for row, log_prob in zip(ids, log_probs):
+        end = [*row.tolist(), chosen].index(chosen)
+        row[end : end + 1], row[end + 1 :], log_prob[end + 1 :] = EOS, PAD, 0
+    head = model.head.weight.data
+    head[[EOS, chosen]] = head[[chosen, EOS]]
+    ended_ids, ended_log_probs = model.generate(input_ids, 12)
+    assert torch.equal(ended_ids, ids)
+    assert_near(ended_log_probs, log_probs, atol=1e-4)
+
+
+@both_versions
+def test_a_batch_is_decoded_as_each_row_alone(config):
+    model, (input_ids, _) = lively(t5.T5, config), make_batch(config)
+    with torch.device("meta"):  # what forgets its device would be made there
+        ids, log_probs = model.generate(input_ids, 20)
+    for b in range(B):
+        alone = model.generate(input_ids[b : b + 1, input_ids[b] != PAD], 20)
+        missing = ids.shape[1] - alone[0].shape[1]  # if it ended before its neighbours
+        assert torch.equal(F.pad(alone[0][0], (0, missing)), ids[b])
+        assert_near(F.pad(alone[1][0], (0, missing)), log_probs[b], atol=1e-4)
+
+
+def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
+    model, (input_ids, _) = lively(t5.T5, replace(TINY, dropout_rate=0.5)), make_batch(TINY)
+    expected = model.generate(input_ids, T)
+    assert not any(module.training for module in model.modules())
+    found = model.train().generate(input_ids, T)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+@both_versions
+def test_more_padding_changes_nothing(config):
+    model, (input_ids, target_ids) = lively(t5.T5, config), make_batch(config)
+    padded = model(F.pad(input_ids, (0, 5)), F.pad(target_ids, (0, 2)))
+    assert_near(padded[:, :T], model(input_ids, target_ids), atol=1e-5)
+
+
+# ---- half precision
+
+def logits_and_gradients(model, dtype, input_ids, target_ids):
+    model.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = model(input_ids, target_ids).float()
+    F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), ignore_index=PAD).backward()
+    return logits.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@both_versions
+@pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision_stays_near_fp32(config, dtype, near):
+    """Of the norm: logits 5% in bf16 and 1% in fp16, gradients 10% (a ReLU near 0 may flip)."""
+    model, batch = lively(t5.T5, config), make_batch(config)
+    logits, gradients = logits_and_gradients(model, torch.float32, *batch)
+    half_logits, half_gradients = logits_and_gradients(model, dtype, *batch)
+    assert 0 < (half_logits - logits).norm() < near * logits.norm()
+    assert (half_gradients - gradients).norm() < 0.1 * gradients.norm()
+    with torch.autocast("cpu", dtype):
+        assert model.generate(batch[0], T)[1].isfinite().all()
+
+
+@both_versions
+def test_fp16_survives_a_feed_forward_product_beyond_its_range(config):
+    """T5's own weights pass 65,504, fp16's largest number, at `down`; these at gate * up too."""
+    model, products = lively(t5.T5, config), []
+    for block in [*model.encoder, *model.decoder]:
+        torch.nn.init.constant_(block.feed_forward.down.weight, 60_000)
+        block.feed_forward.down.register_forward_hook(lambda down, h, _: products.append(
+            F.linear(h[0].half(), down.weight.half())))  # fmt: skip
+        if block.feed_forward.gate:
+            block.feed_forward.gate.weight.data *= 1_000
+            block.feed_forward.up.weight.data *= 1_000
+    logits, gradients = logits_and_gradients(model, torch.float16, *make_batch(config))
+    assert len(products) == 5 and not any(p.isfinite().all() for p in products)  # in plain fp16
+    assert logits.isfinite().all() and gradients.isfinite().all()
+
+
+# ---- errors: one line that says what and where
+
+def swap(old, new):
+    return lambda content: content.replace(old, new, 1)
+
+
+DAMAGES = {  # the file, what is done to its bytes, what the message must say
+    "missing tensor": (CONFIG, swap(b'decoder_layers": 2', b'decoder_layers": 3'),
+                       ["decoder.block.2.layer.0.layer_norm.weight is missing", "(24,)"]),
+    "extra tensors": (CONFIG, swap(b'decoder_layers": 2', b'decoder_layers": 1'),
+                      ["decoder.block.1.layer.0.SelfAttention.k.weight"]),
+    "wrong shape": (CONFIG, swap(b"36", b"35"), ["wi.weight", "(36, 24)", "(35, 24)"]),
+    "another activation": (CONFIG, swap(b"relu", b"gated-silu"), ["gated-silu"]),
+    "width a string": (CONFIG, swap(b": 24", b': "24"'), ["d_model"]),
+    "another epsilon": (CONFIG, swap(b"1e-06", b"1e-05"), ["layer_norm_epsilon"]),
+    "config not JSON": (CONFIG, swap(b"{", b"["), []),
+    "truncated": (SAFE, lambda content: content[:-1], ["damaged"]),
+    "more after the end": (SAFE, lambda content: content + b"more", ["after its last tensor"]),
+    "header too long": (SAFE, lambda content: b"\xff" * 8 + content[8:], ["header would end"]),
+    "header not JSON": (SAFE, swap(b"{", b"["), ["damaged"]),
+    "overlap": (SAFE, swap(b"[9312, 9408]", b"[9216, 9312]"), ["block.0.layer.0.layer_norm"]),
+    "unknown type": (SAFE, swap(b"F32", b"F99"), ["F99"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, change, words", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_or_foreign_file_gives_one_line_that_says_why(tmp_path, name, change, words):
+    t5.save(t5.T5(TINY), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(change(whole))
+    assert change(whole) != whole
+    with pytest.raises(t5.InputError) as error:
+        t5.load(tmp_path)
+    message = str(error.value)
+    assert "\n" not in message and all(word in message for word in [str(tmp_path), *words]), message
+
+
+@pytest.mark.parametrize("name", [SAFE, CONFIG])
+def test_a_file_that_is_not_there_is_named(tmp_path, name):
+    t5.save(t5.T5(TINY), tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        t5.load(tmp_path)
+
+
+def test_embedding_copies_that_differ_are_refused(tmp_path):
+    t5.save(t5.T5(TINY), tmp_path)
+    tensors = t5.read_safetensors(tmp_path / SAFE)
+    tensors["decoder.embed_tokens.weight"] = tensors["shared.weight"] + 1
+    t5.write_safetensors(tensors, tmp_path / SAFE)
+    with pytest.raises(t5.InputError, match=r"decoder\.embed_tokens\.weight is not equal"):
+        t5.load(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1_000])
+def test_a_pytorch_model_bin_that_was_cut_is_refused(tmp_path, length):
+    t5.save(t5.T5(TINY), tmp_path)
+    (tmp_path / SAFE).unlink()
+    torch.save({"shared.weight": torch.ones(97, 24)}, tmp_path / BIN)
+    (tmp_path / BIN).write_bytes((tmp_path / BIN).read_bytes()[:length])
+    with pytest.raises(t5.InputError, match=f"{BIN}: can't be read as weights"):
+        t5.load(tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):  # unpickled, it makes a folder
+        return os.mkdir, ("ran",)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    t5.save(t5.T5(TINY), tmp_path)
+    os.remove(SAFE)
+    torch.save({"shared.weight": Bomb()}, BIN)
+    with pytest.raises(t5.InputError, match=BIN) as error:
+        t5.load(tmp_path)
+    assert "\n" not in str(error.value) and not os.path.exists("ran")
+    torch.load(BIN, weights_only=False)
+    assert os.path.exists("ran")  # it was armed
