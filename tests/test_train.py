@@ -1,0 +1,233 @@
+"""train.py from the command line to a run: python -m pytest tests/test_train.py
+
+The runs are real and small: the toy task, a handful of steps.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import data
+import mi_loss
+import t5
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    data.write_toy(root, {"train": 300, "test": 40})
+    return root
+
+
+def run(root, out, *flags):
+    """Run train.py in this process -> the run's folder."""
+    before = set(out.glob("*")) if out.exists() else set()
+    argv = ["--data-root", str(root), "--out", str(out), "--steps", "6", "--eval-every", "3",
+            "--batch-size", "8", *map(str, flags)]  # fmt: skip
+    train.main(argv)
+    (folder,) = set(out.glob("*")) - before
+    return folder
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder):
+    return t5.read_safetensors(folder / "model.safetensors")
+
+
+def command_line(*flags, **kwargs):
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)
+
+
+def test_a_run_folder_holds_what_the_design_says(toy, tmp_path):
+    folder = run(toy, tmp_path)
+    assert folder.name == "toy-tiny-mi-steps_6-batch_size_8-eval_every_3-s0"
+    log, metrics = log_of(folder), json.loads((folder / "metrics.json").read_text())
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    assert [line["examples"] for line in log] == [8, 16, 24, 32, 40, 48]
+    for line in log:
+        whole = 0.5 * line["prediction"] + 0.5 * line["generation"] + 0.1 * line["mi"]
+        assert line["loss"] == pytest.approx(whole, abs=1e-5)
+    assert set(metrics) >= {"test_accuracy", "test_accuracy_last", "validation_accuracy"}
+    assert metrics["examples"] == 48 and metrics["seconds"] > 0
+    assert json.loads((folder / "settings.json").read_text())["mi"] == "paper"
+    assert not (folder / "state.pt").exists()  # nothing to resume
+
+
+def test_transformers_loads_a_run_and_computes_the_same_logits(toy, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    folder = run(toy, tmp_path)
+    source, target = torch.randint(3, 300, (3, 11)), torch.randint(3, 300, (3, 5))
+    for path in (folder, folder / "last"):
+        theirs = transformers.T5ForConditionalGeneration.from_pretrained(path).eval()
+        expected = theirs(input_ids=source, labels=target).logits
+        assert torch.allclose(t5.load(path)(source, target), expected, atol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(toy, tmp_path):
+    folders = [run(toy, tmp_path / str(i), "--seed", seed) for i, seed in enumerate((3, 3, 4))]
+    losses = [[line["loss"] for line in log_of(folder)] for folder in folders]
+    assert losses[0] == losses[1] != losses[2]
+    a, b = weights_of(folders[0]), weights_of(folders[1])
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+METHODS = [
+    ("--method", "finetune"), ("--method", "single"), ("--method", "dss"), ("--mi", "released"),
+    ("--mi", "kl"), ("--reduce", "mean"), ("--labels", "llm"), ("--subsample", "0.5"),
+    ("--precision", "bf16"), ("--precision", "fp16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", METHODS, ids=" ".join)
+def test_every_method_trains(toy, tmp_path, flags):
+    folder = run(toy, tmp_path, *flags)
+    log = log_of(folder)
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert (log[0]["generation"] is None) == (flags[1] in ("finetune", "single"))
+    assert (log[0]["mi"] is None) == (flags[0] == "--method")
+    assert ("mi_overlap" in log[0]) == (flags[1] == "released")
+    assert flags[1] in folder.name
+
+
+def test_twenty_steps_are_those_of_transformers_with_the_same_batches(toy, tmp_path):
+    """`--mi released` against a plain loop over transformers' model and torch's AdamW.
+
+    All inputs, all labels and all rationales have one length, so nothing is padded, and the
+    released code's missing mask makes no difference. Losses within 1e-4 at every step.
+    """
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    words = [name for name in data.NAMES + data.THINGS]
+    folder, steps, B = tmp_path / "own", 20, 4
+    folder.mkdir()
+    for split in ("train", "test"):
+        lines = []
+        for i in range(40):
+            x = [words[(i * k + k * k) % len(words)] for k in range(1, 8)]
+            lines.append(dict(input=" ".join(x), label=x[1], rationale=" ".join(x[2:5])))
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    config = transformers.T5Config(vocab_size=512, d_model=32, d_kv=8, d_ff=48, num_layers=2,
+                                   num_heads=3, dropout_rate=0.0, decoder_start_token_id=0)  # fmt: skip
+    theirs = transformers.T5ForConditionalGeneration(config)
+    theirs.save_pretrained(tmp_path / "weights")
+    folder = run(toy, tmp_path / "out", "--dataset", folder, "--weights", tmp_path / "weights",
+                 "--tokenizer", toy / "toy" / "spiece.model", "--mi", "released", "--steps", steps,
+                 "--batch-size", B, "--lr", 1e-3)  # fmt: skip
+
+    tokenizer = data.Tokenizer(toy / "toy" / "spiece.model")
+    examples, _ = data.train_and_valid(tmp_path / "own")
+    ids = data.encode(examples, tokenizer, "mi")
+    optimizer = torch.optim.AdamW(theirs.parameters(), 1e-3, weight_decay=0.0)
+    for step, rows in zip(range(steps), data.batches(len(ids), B, seed=0)):
+        logits, loss = [], 0.0
+        for task in (0, 1):
+            source = torch.tensor([ids[i][0][task] for i in rows])
+            out = theirs(input_ids=source, labels=torch.tensor([ids[i][1][task] for i in rows]))
+            logits.append(out.logits)
+            loss = loss + 0.5 * out.loss
+        f_V, f_Z = (x.softmax(-1).max(1).values for x in logits)
+        loss = loss + 0.1 * torch.nn.CrossEntropyLoss()(f_Z, f_V.detach())
+        assert loss.item() == pytest.approx(log_of(folder)[step]["loss"], abs=1e-4)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (1 - step / steps)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_dss_is_the_objective_with_alpha3_zero(toy, tmp_path):
+    dss = run(toy, tmp_path, "--method", "dss")
+    zero = run(toy, tmp_path, "--alpha3", "0")
+    assert [line["loss"] for line in log_of(dss)] == [line["loss"] for line in log_of(zero)]
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_result(toy, tmp_path):
+    flags = ("--data-root", toy, "--steps", 60, "--eval-every", 5, "--batch-size", 8)
+    whole = command_line(*flags, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    command = [sys.executable, str(ROOT / "train.py"), "--resume", "--out", str(tmp_path / "cut")]
+    for attempt in range(4):
+        process = subprocess.Popen([*command, *map(str, flags)], stdout=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        states = set()
+        while process.poll() is None and time.time() < deadline and len(states) < 2 + attempt:
+            states |= {path.stat().st_mtime_ns for path in tmp_path.glob("cut/*/state.pt")}
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = command_line(*flags, "--out", tmp_path / "cut", "--resume")
+    assert again.returncode == 0, again.stderr
+    (a,), (b,) = (tmp_path / "whole").glob("*"), (tmp_path / "cut").glob("*")
+    for part in (".", "last"):
+        one, other = weights_of(a / part), weights_of(b / part)
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for one, other in zip(log_of(a), log_of(b), strict=True):
+        assert (one["step"], one["loss"]) == (other["step"], other["loss"])
+
+
+MISTAKES = [
+    (["--dataset", "nowhere"], "nowhere/train.jsonl: not there"),
+    (["--dataset", "toy", "--size", "tiny", "--tokenizer", "none"], "none: not there"),
+    (["--dataset", "{own}"], "spiece.model"),
+    (["--dataset", "{own}", "--size", "tiny", "--tokenizer", "{spiece}"], "--from-scratch"),
+    (["--weights", "{own}"], "spiece.model: not there"),
+    (["--weights", "{own}", "--tokenizer", "{spiece}"], "config.json"),
+    (["--steps", "0"], "--steps: expected more than 0"),
+    (["--subsample", "1.5"], "must be in (0, 1]"),
+    (["--lr", "1e9", "--steps", "30", "--eval-every", "10"], "lower --lr"),
+    (["--out", "{spiece}"], "Not a directory"),
+]
+
+
+@pytest.mark.parametrize("flags, says", MISTAKES, ids=lambda value: str(value)[:40])
+def test_a_users_mistake_gets_one_line_and_status_2(toy, tmp_path, flags, says):
+    own = tmp_path / "own"
+    own.mkdir()
+    line = json.dumps(dict(input="a", label="b", rationale="c")) + "\n"
+    for split in ("train", "test"):
+        (own / f"{split}.jsonl").write_text(line * 20)
+    flags = [flag.format(own=own, spiece=toy / "toy" / "spiece.model") for flag in flags]
+    env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    done = command_line("--data-root", toy, "--out", tmp_path / "out", *flags, env=env, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()[-1:]) == 1
+
+
+def test_a_finished_run_stays_and_a_begun_one_asks_for_resume(toy, tmp_path):
+    folder = run(toy, tmp_path)
+    kept = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(t5.InputError, match="is finished and stays as it is"):
+        run(toy, tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == kept
+    (folder / "metrics.json").unlink()
+    (folder / "state.pt").touch()
+    with pytest.raises(t5.InputError, match="--resume"):
+        run(toy, tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the released data and vocabulary")
+def test_real_data_with_the_real_vocabulary(tmp_path):
+    folder = run(SHARED / "dss", tmp_path, "--dataset", "svamp", "--size", "tiny", "--from-scratch",
+                 "--tokenizer", SHARED / "t5" / "spiece.model", "--subsample", "0.02",
+                 "--lr", "3e-3", "--steps", "3")  # fmt: skip
+    config = t5.read_config(folder / "config.json")
+    assert (config.vocab_size, config.num_tokens) == (32_128, 32_100)
+    assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]

@@ -1,0 +1,286 @@
+"""Train a student: one flat main() from settings to a judged run.
+
+    python train.py                                      # the toy task, no network
+    python train.py --dataset svamp --size small         # a run of the paper's
+    python train.py --dataset svamp --size small --method dss --seed 1
+    torchrun --nproc_per_node 2 train.py --dataset svamp --size base
+
+Letters: B batch, S source length, T target length, V vocabulary.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import data
+import eval as judge
+import mi_loss
+import t5
+from t5 import InputError
+
+PAPER = {"steps": 10_000, "lr": 5e-5}
+TOY = {"steps": 1_500, "lr": 4e-3}
+TERMS = ("loss", "prediction", "generation", "mi")
+# flags that can't change a result, and those with a place of their own in a run's name
+UNNAMED = {"dataset", "size", "method", "seed", "data_root", "out", "resume", "device", "tokenizer"}
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Train a T5 student on labels and rationales. Without flags: the toy task.")
+    add = parser.add_argument_group("what is trained").add_argument
+    add("--dataset", default="toy", help="toy, svamp, cqa, anli1, esnli, or a folder of JSON lines")
+    add("--size", choices=t5.PRESETS, help="default: tiny for toy, else small")
+    add("--method", choices=["finetune", "single", "dss", "mi"], default="mi", help="Tables 1, 2")
+    add("--mi", choices=["paper", "released", "kl"], default="paper", help="reading of Eq. 11; Table 5")
+    add("--reduce", choices=["max", "mean"], default="max", help="over positions; Table 4")
+    add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's; Table 3")
+    add("--subsample", type=float, default=1.0, metavar="F", help="share of train kept; Figures 2, 3")
+    add = parser.add_argument_group("how it is trained").add_argument
+    add("--steps", type=int, help="default: 10,000; toy: 1,500")
+    add("--batch-size", type=int, default=64, help="of all processes together")
+    add("--lr", type=float, help="of AdamW, falls linearly to 0; default: 5e-5; toy: 4e-3")
+    add("--alpha3", type=float, default=0.1, help="weight of L_CE in Eq. 10; the others are 0.5")
+    add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
+    add("--seed", type=int, default=0, help="of weights, order, dropout and --subsample")
+    add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
+        help="auto: fp32 on the CPU; on CUDA bf16, or fp16 where the card has no bf16")  # fmt: skip
+    add("--device", help="default: cuda if there is one, else cpu")
+    add = parser.add_argument_group("where things are").add_argument
+    add("--data-root", default="datasets", help="the released files, downloaded if not there")
+    add("--weights", metavar="FOLDER", help="a T5: config.json, weights, spiece.model")
+    add("--from-scratch", action="store_true", help="random weights; toy with tiny always has them")
+    add("--tokenizer", metavar="FILE", help="a spiece.model, if not that of the weights")
+    add("--out", default="runs", help="the folder of the runs")
+    add("--resume", action="store_true", help="go on from the run's last saved state")
+    args = parser.parse_args(argv)
+    toy = args.dataset == "toy"
+    args.size = args.size or ("tiny" if toy else "small")
+    for name, value in (TOY if toy else PAPER).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name in ("steps", "batch_size", "eval_every", "lr"):
+        if not getattr(args, name) > 0:
+            parser.error(f"--{name.replace('_', '-')}: expected more than 0")
+    return args
+
+
+def run_name(args):
+    """dataset-size-method, every other setting that changes the result, and the seed."""
+    defaults = parse(["--dataset", args.dataset])
+    name = f"{Path(args.dataset).name}-{args.size}-{args.method}"
+    for flag, value in vars(args).items():
+        if flag not in UNNAMED and value != getattr(defaults, flag):
+            name += f"-{flag}" if value is True else f"-{flag}_{Path(str(value)).name}"
+    return f"{name}-s{args.seed}"
+
+
+def find_tokenizer(args):
+    if args.tokenizer:
+        return Path(args.tokenizer)
+    if args.weights:
+        return Path(args.weights) / "spiece.model"
+    if args.dataset == "toy" and args.size == "tiny":
+        return Path(args.data_root) / "toy" / "spiece.model"
+    size = args.size if args.size in data.PUBLISHED else "small"  # all have the same
+    return data.published(size, ["spiece.model"]) / "spiece.model"
+
+
+def student(args, tokenizer):
+    """The model to train, and where its weights come from."""
+    if args.weights:
+        return t5.load(args.weights), args.weights
+    if args.from_scratch or (args.dataset == "toy" and args.size == "tiny"):
+        rows = -len(tokenizer) // 128 * -128  # as T5's own 32,100 tokens have 32,128 rows
+        config = replace(t5.PRESETS[args.size], vocab_size=rows, num_tokens=len(tokenizer))
+        return t5.T5(config), "random weights"
+    if args.size not in data.PUBLISHED:
+        raise InputError(f"{args.size} has no published weights; add --from-scratch")
+    folder = data.published(args.size)
+    return t5.load(folder), folder
+
+
+def write_json(path, value):
+    t5.replace_file(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
+
+
+def seconds(count):  # 3661 -> 1:01:01
+    return str(timedelta(seconds=int(count)))
+
+
+def training_loss(model, sources, targets, args, totals=(None, None, None)):
+    """The loss that a step minimises and its terms by name, detached.
+
+    sources: (B or 2 B, S) ids, the tasks below one another; targets: (B, T) ids for each task.
+    """
+    encoded, B, logits = model.encode(sources), len(targets[0]), []
+    for ids, memory, source in zip(targets, encoded.split(B), sources.split(B)):
+        logits.append(model.logits(model.decode(ids, memory, source)))
+    if len(targets) == 1:  # finetune, single
+        loss = mi_loss.token_cross_entropy(logits[0], targets[0], totals[0])
+        return loss, {"prediction": loss.detach()}
+    alpha3 = args.alpha3 if args.method == "mi" else 0.0
+    return mi_loss.objective(logits[0], targets[0], logits[1], targets[1], alpha3=alpha3,
+                             form=args.mi, reduce=args.reduce, totals=totals)  # fmt: skip
+
+
+def main(argv=None):
+    args = parse(argv)
+    torch.manual_seed(args.seed)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    precision = args.precision
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
+
+    # --------------------------------------------------------------------------------------------
+    # the data
+
+    name = args.dataset
+    train, valid = data.train_and_valid(name, args.data_root, args.subsample, args.seed)
+    test = data.load(name, "test", args.data_root)
+    teacher = sum(data.is_correct(name, e.llm_label, e.label) for e in train) / len(train)
+    blank = sum(not e.rationale for e in train)
+    print(f"{name}: {len(train):,} train, {len(valid):,} valid, {len(test):,} test examples; of the "
+          f"teacher's train labels {teacher:.2%} are right, {blank} rationales are blank")
+    tokenizer = data.Tokenizer(find_tokenizer(args))
+    ids = data.encode(train, tokenizer, args.method, args.labels)
+
+    # --------------------------------------------------------------------------------------------
+    # the student, the optimiser, the run's folder
+
+    model, origin = student(args, tokenizer)
+    if len(tokenizer.pieces) > model.config.vocab_size:
+        raise InputError(f"the tokenizer has {len(tokenizer.pieces):,} pieces, more than the "
+                         f"{model.config.vocab_size:,} rows of the model's embedding")
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    run = Path(args.out) / run_name(args)
+    settings = vars(args) | {"vocabulary": hashlib.sha256(tokenizer.serialized).hexdigest()}
+    if (run / "metrics.json").exists():
+        raise InputError(f"{run} is finished and stays as it is: see it with `python eval.py {run}`"
+                         ", or train another with --seed or --out")
+    if (run / "state.pt").exists() and not args.resume:
+        raise InputError(f"{run} was begun: go on with --resume, or begin another with --out")
+    step, best, log = 0, {"accuracy": -1.0, "step": 0}, []
+    if (run / "state.pt").exists():
+        state = torch.load(run / "state.pt", map_location=device, weights_only=True)
+        before = state["settings"]
+        if changed := [k for k in settings if k not in UNNAMED and settings[k] != before.get(k)]:
+            changes = ", ".join(f"{k} was {before.get(k)}, is {settings[k]}" for k in changed)
+            raise InputError(f"{run} was begun with other settings: {changes}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        step, best = state["step"], state["best"]
+        log = (run / "log.jsonl").read_text().splitlines(keepends=True)[:step]
+    (run / "last").mkdir(parents=True, exist_ok=True)
+    for folder in (run, run / "last"):
+        write_json(folder / "settings.json", settings)
+        t5.replace_file(folder / "spiece.model", lambda file: file.write(tokenizer.serialized))
+    t5.replace_file(run / "log.jsonl", lambda file: file.write("".join(log).encode()))
+    print(f"{args.size}: {sum(p.numel() for p in model.parameters()):,} parameters, {origin}; "
+          f"{precision} on {device}; {args.steps:,} steps of {args.batch_size} are "
+          f"{args.steps * args.batch_size / len(train):,.1f} epochs; {run}")
+
+    # --------------------------------------------------------------------------------------------
+    # the loop
+
+    began = shown = time.time()
+    start, pending = step, []
+    batches = data.batches(len(train), args.batch_size, args.seed, start)
+    print(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
+    while step < args.steps:
+        sources, targets = data.collate([ids[i] for i in next(batches)], device)
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * (1 - step / args.steps)
+        with autocast():
+            loss, terms = training_loss(model, sources, targets, args)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+        step += 1
+        record = {"step": step, "seconds": round(time.time() - began, 3),
+                  "examples": (step - start) * args.batch_size}
+        pending.append(record | dict.fromkeys(TERMS) | {"loss": loss.detach()} | terms)
+        due = step % args.eval_every == 0 or step == args.steps
+        if not due and time.time() - shown < 5:
+            continue
+
+        # the log: reading a loss makes a GPU wait for it, so all since the last line at once
+        for record in pending:
+            for term, value in record.items():
+                if torch.is_tensor(value):
+                    record[term] = value.item()
+                    if not math.isfinite(record[term]):
+                        raise InputError(f"step {record['step']}: {term} is {record[term]}; lower "
+                                         "--lr, or take --precision fp32. The saved state is kept")
+        with open(run / "log.jsonl", "a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in pending)
+        shown, pending = time.time(), []
+        rate = (step - start) / (shown - began)
+        columns = ("-" if record[term] is None else f"{record[term]:.4f}" for term in TERMS)
+        print(f"{step:6}/{args.steps:<6}" + "".join(f"{column:>12}" for column in columns)
+              + f"{rate * args.batch_size:12.1f}{seconds((args.steps - step) / rate):>10}", flush=True)
+        if not due:
+            continue
+
+        # validation, the best weights and the state to go on from
+        model.eval()
+        with autocast():
+            found = judge.accuracy(model, tokenizer, valid, name, args.method)
+        model.train()
+        print(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}", flush=True)
+        if found >= best["accuracy"]:  # of equals the later, which has learned for longer
+            best = {"accuracy": found, "step": step}
+            t5.save(model, run)
+        state = {"step": step, "best": best, "settings": settings, "model": model.state_dict(),
+                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                 "random": torch.get_rng_state()}
+        if device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state()
+        t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
+
+    # --------------------------------------------------------------------------------------------
+    # the last look: test, with the best weights on validation and with the last ones
+
+    took = time.time() - began
+    t5.save(model, run / "last")
+    metrics = {"validation_accuracy": best["accuracy"], "best_step": best["step"],
+               "examples": args.steps * args.batch_size, "seconds": round(took, 1)}
+    for key, weights in (("test_accuracy_last", model), ("test_accuracy", t5.load(run).to(device))):
+        weights.eval()
+        with autocast():
+            metrics[key] = judge.accuracy(weights, tokenizer, test, name, args.method)
+    judge.show_samples(weights, tokenizer, test[:3], name, args.method)
+    write_json(run / "metrics.json", metrics)
+    (run / "state.pt").unlink()
+    print(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, the "
+          f"best on validation; {metrics['test_accuracy_last']:.2%} with the last; {seconds(took)} "
+          f"of training; {run}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (InputError, OSError) as error:
+        sys.exit(t5.complain("train.py", error))
