@@ -176,7 +176,7 @@ def load(name_or_folder, split, root="datasets"):
     raw = [text for part in texts for text in read_array(part)]
     if len(raw) != len(lines):
         raise InputError(f"{root / name / 'llm'}: {len(raw)} teacher texts in {len(texts)} files "
-                         f"{split}_CoT_*.json, expected {len(lines)}, one a line of {path}")  # fmt: skip
+                         f"{split}_CoT_*.json, expected {len(lines)}, one a line of {path}")
     return [Example(*line, *parse_teacher(name, text)) for line, text in zip(lines, raw)]
 
 
@@ -323,7 +323,7 @@ def download_sets(wanted, root):
     except OSError as error:
         raise InputError(
             f"no {wanted}, and {url} can't be had ({error}). Go on with --data-root FOLDER where "
-            "the released files are, or with `python train.py`, the toy task") from None  # fmt: skip
+            "the released files are, or with `python train.py`, the toy task") from None
     ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
     with zipfile.ZipFile(archive) as bundle:
         # a set's lines after its teacher texts: where the lines are, the texts are too
@@ -429,19 +429,25 @@ def encode(examples, tokenizer, method, labels="gold"):
     return encoded
 
 
-def pad(rows):
-    """Lists of ids -> (B, T), padded with 0 to the longest."""
-    batch = np.full((len(rows), max(map(len, rows))), PAD)
+def pad(rows, width=0):
+    """Lists of ids -> (B, T), padded with 0 to the longest, or to `width`."""
+    batch = np.full((len(rows), max(width, *map(len, rows))), PAD)
     for row, ids in zip(batch, rows):
         row[: len(ids)] = ids
     return torch.from_numpy(batch)
 
 
-def collate(rows, device):
-    """Rows of `encode` -> sources (B or 2 B, S), the tasks below one another; targets, [(B, T)]."""
-    sources, targets = (list(zip(*part)) for part in zip(*rows))
-    sources = pad([ids for task in sources for ids in task])
-    return sources.to(device), [pad(task).to(device) for task in targets]
+def collate(batch, device, rank=0, world=1):
+    """Rows of `encode` -> a process's share of the batch, padded as the whole batch would be.
+
+    -> sources (B or 2 B, S), the tasks below one another; targets, a (B, T) for each task; and the
+    whole batch's numbers of target ids, task by task, and of examples: what the losses divide by.
+    """
+    sources, targets = (list(zip(*part)) for part in zip(*batch))
+    totals = [sum(map(len, task)) for task in targets] + [len(batch)]
+    sources = pad([ids for task in sources for ids in task[rank::world]])
+    targets = [pad(task[rank::world], max(map(len, task))) for task in targets]
+    return sources.to(device), [task.to(device) for task in targets], totals
 
 
 def batches(n, batch_size, seed, start=0):
@@ -496,7 +502,8 @@ def toy_problem(random):
     answer = equation
     if random.random() < 0.05:  # the teacher errs at times
         answer = equation.translate(str.maketrans("+-*/", "-+++"))
-    raw = f"{reasoning} ( {answer} ) = {evaluate_equation(answer):g} {x}. The answer is ( {answer} )."
+    value = evaluate_equation(answer)
+    raw = f"{reasoning} ( {answer} ) = {value:g} {x}. The answer is ( {answer} )."
     if random.random() < 0.02:  # or forgets to answer
         raw = raw.split(" The")[0]
     return " ".join(sentences) + "\n" + question, f"( {equation} )", raw

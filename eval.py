@@ -11,6 +11,8 @@ Left out: choosing a model by what is measured here. Test is for the last look.
 import argparse
 import json
 import math
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -64,10 +66,9 @@ def correct(name, tokenizer, examples, answers):
     return [data.is_correct(name, found[0], label) for found, label in zip(answers, labels)]
 
 
-def accuracy(model, tokenizer, examples, name, method):
-    """The share of the examples that the student answers correctly, in [0, 1]."""
-    answers = answer(model, tokenizer, examples, method)
-    return sum(correct(name, tokenizer, examples, answers)) / len(examples)
+def count_correct(model, tokenizer, examples, name, method):
+    """How many of the examples the student answers correctly."""
+    return sum(correct(name, tokenizer, examples, answer(model, tokenizer, examples, method)))
 
 
 def expected_calibration_error(confidence, correct, bins=10):
@@ -127,8 +128,8 @@ def main(argv=None):
     if args.split == "test":
         examples = data.load(name, "test", settings["data_root"])
     else:
-        both = data.train_and_valid(*map(settings.get, ("dataset", "data_root", "subsample", "seed")))
-        examples = both[args.split == "valid"]
+        chosen = [settings[key] for key in ("dataset", "data_root", "subsample", "seed")]
+        examples = data.train_and_valid(*chosen)[args.split == "valid"]
 
     answers = answer(model, tokenizer, examples, method)
     right = correct(name, tokenizer, examples, answers)
@@ -143,8 +144,22 @@ def main(argv=None):
     show_samples(model, tokenizer, examples[: args.samples], name, method)
 
 
-if __name__ == "__main__":
+def run_for_user(program, main):
+    """Run a script's main -> its exit status. A user's mistake is one line, without a traceback."""
     try:
-        main()
+        return main()
+    except BrokenPipeError:  # the reader of what is printed has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (InputError, OSError) as error:
-        sys.exit(t5.complain("eval.py", error))
+        print(f"{program}: {error}", file=sys.stderr)
+    except (RuntimeError, MemoryError) as error:
+        if not re.search("out of memory|allocate memory|^$", str(error)):
+            raise
+        print(f"{program}: out of memory: lower --batch-size, or take --precision bf16 or a "
+              "smaller --size", file=sys.stderr)  # fmt: skip
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(run_for_user("eval.py", main))

@@ -94,7 +94,7 @@ def objective(label_logits, label_ids, rationale_logits, rationale_ids, alpha1=0
     if alpha3:
         batch = label_logits, rationale_logits, label_ids != 0, rationale_ids != 0
         mi = mi_terms(*batch, form, reduce)
-        terms |= {name: rows.sum() / (totals[2] or len(rows)) for name, rows in mi.items()}
+        terms |= {name: rows.sum() / (totals[-1] or len(rows)) for name, rows in mi.items()}
         L_CE = terms["mi"]
     L = alpha1 * L_prediction + alpha2 * L_generation + alpha3 * L_CE  # Eq. 10
     return L, {name: term.detach() for name, term in terms.items()}

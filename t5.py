@@ -13,7 +13,6 @@ Left out: beam search and sampling, encoder-only use, pre-training by span corru
 import json
 import math
 import os
-import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -26,12 +25,6 @@ PAD, EOS = 0, 1
 
 class InputError(ValueError):
     """What the user gave can't be used; the message is the one line to print."""
-
-
-def complain(program, error):
-    """Print a user's mistake as one line -> the exit status."""
-    print(f"{program}: {error}", file=sys.stderr)
-    return 2
 
 
 @dataclass(frozen=True)

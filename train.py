@@ -9,9 +9,12 @@ Letters: B batch, S source length, T target length, V vocabulary.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import math
+import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 import data
 import eval as judge
@@ -30,6 +34,8 @@ from t5 import InputError
 PAPER = {"steps": 10_000, "lr": 5e-5}
 TOY = {"steps": 1_500, "lr": 4e-3}
 TERMS = ("loss", "prediction", "generation", "mi")
+SAVE_EVERY = 600  # seconds, where validation does not come sooner
+stop_asked = []  # the numbers of the signals that ask for a stop
 # flags that can't change a result, and those with a place of their own in a run's name
 UNNAMED = {"dataset", "size", "method", "seed", "data_root", "out", "resume", "device", "tokenizer"}
 
@@ -41,10 +47,12 @@ def parse(argv=None):
     add("--dataset", default="toy", help="toy, svamp, cqa, anli1, esnli, or a folder of JSON lines")
     add("--size", choices=t5.PRESETS, help="default: tiny for toy, else small")
     add("--method", choices=["finetune", "single", "dss", "mi"], default="mi", help="Tables 1, 2")
-    add("--mi", choices=["paper", "released", "kl"], default="paper", help="reading of Eq. 11; Table 5")
+    add("--mi", choices=["paper", "released", "kl"], default="paper",
+        help="the reading of Eq. 11; kl: Table 5")  # fmt: skip
     add("--reduce", choices=["max", "mean"], default="max", help="over positions; Table 4")
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's; Table 3")
-    add("--subsample", type=float, default=1.0, metavar="F", help="share of train kept; Figures 2, 3")
+    add("--subsample", type=float, default=1.0, metavar="F",
+        help="the share of the training set to keep, (0, 1]; Figures 2, 3")  # fmt: skip
     add = parser.add_argument_group("how it is trained").add_argument
     add("--steps", type=int, help="default: 10,000; toy: 1,500")
     add("--batch-size", type=int, default=64, help="of all processes together")
@@ -113,8 +121,8 @@ def write_json(path, value):
     t5.replace_file(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
 
 
-def seconds(count):  # 3661 -> 1:01:01
-    return str(timedelta(seconds=int(count)))
+def clock(seconds):  # 3661 -> 1:01:01
+    return str(timedelta(seconds=int(seconds)))
 
 
 def training_loss(model, sources, targets, args, totals=(None, None, None)):
@@ -135,37 +143,47 @@ def training_loss(model, sources, targets, args, totals=(None, None, None)):
 
 def main(argv=None):
     args = parse(argv)
-    torch.manual_seed(args.seed)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # torchrun starts `world` processes of which this is number `rank`; without it they are 1 and 0
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    device = torch.device(args.device or gpu)
     precision = args.precision
-    if precision == "auto" and device.type == "cuda":
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "auto":
+        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+        precision = half if device.type == "cuda" else "fp32"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
+    if world > args.batch_size:
+        raise InputError(f"--batch-size {args.batch_size} can't be shared by {world} processes")
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    say = print if rank == 0 else lambda *_, **__: None
 
     # --------------------------------------------------------------------------------------------
-    # the data
+    # the data and the student
 
     name = args.dataset
     train, valid = data.train_and_valid(name, args.data_root, args.subsample, args.seed)
     test = data.load(name, "test", args.data_root)
     teacher = sum(data.is_correct(name, e.llm_label, e.label) for e in train) / len(train)
     blank = sum(not e.rationale for e in train)
-    print(f"{name}: {len(train):,} train, {len(valid):,} valid, {len(test):,} test examples; of the "
-          f"teacher's train labels {teacher:.2%} are right, {blank} rationales are blank")
+    say(f"{name}: {len(train):,} train, {len(valid):,} valid, {len(test):,} test examples; of the "
+        f"teacher's train labels {teacher:.2%} are right, {blank} rationales are blank")
     tokenizer = data.Tokenizer(find_tokenizer(args))
     ids = data.encode(train, tokenizer, args.method, args.labels)
 
-    # --------------------------------------------------------------------------------------------
-    # the student, the optimiser, the run's folder
-
+    torch.manual_seed(args.seed)
     model, origin = student(args, tokenizer)
     if len(tokenizer.pieces) > model.config.vocab_size:
         raise InputError(f"the tokenizer has {len(tokenizer.pieces):,} pieces, more than the "
                          f"{model.config.vocab_size:,} rows of the model's embedding")
     model.to(device).train()
+    torch.manual_seed(args.seed + rank)  # each process has a dropout of its own
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.0, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    # --------------------------------------------------------------------------------------------
+    # the run's folder, and its state if there is one
 
     run = Path(args.out) / run_name(args)
     settings = vars(args) | {"vocabulary": hashlib.sha256(tokenizer.serialized).hexdigest()}
@@ -189,29 +207,54 @@ def main(argv=None):
             torch.cuda.set_rng_state(state["random_cuda"].cpu())
         step, best = state["step"], state["best"]
         log = (run / "log.jsonl").read_text().splitlines(keepends=True)[:step]
-    (run / "last").mkdir(parents=True, exist_ok=True)
-    for folder in (run, run / "last"):
-        write_json(folder / "settings.json", settings)
-        t5.replace_file(folder / "spiece.model", lambda file: file.write(tokenizer.serialized))
-    t5.replace_file(run / "log.jsonl", lambda file: file.write("".join(log).encode()))
-    print(f"{args.size}: {sum(p.numel() for p in model.parameters()):,} parameters, {origin}; "
-          f"{precision} on {device}; {args.steps:,} steps of {args.batch_size} are "
-          f"{args.steps * args.batch_size / len(train):,.1f} epochs; {run}")
+    if rank == 0:
+        (run / "last").mkdir(parents=True, exist_ok=True)
+        lock = open(run / "lock", "a+")  # held, by the name of its holder, until this process ends
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise InputError(f"{run} is being trained by process {lock.read()}: wait, or begin "
+                             "another with --seed or --out") from None
+        lock.truncate(0)
+        print(os.getpid(), end="", file=lock, flush=True)
+        for folder in (run, run / "last"):
+            write_json(folder / "settings.json", settings)
+            t5.replace_file(folder / "spiece.model", lambda file: file.write(tokenizer.serialized))
+        t5.replace_file(run / "log.jsonl", lambda file: file.write("".join(log).encode()))
+    say(f"{args.size}: {sum(p.numel() for p in model.parameters()):,} parameters, {origin}; "
+        f"{precision} on {world} x {device.type}; {args.steps:,} steps of {args.batch_size} are "
+        f"{args.steps * args.batch_size / len(train):,.1f} epochs; {run}")
+
+    def accuracy(student, examples):  # each process answers its share
+        student.eval()
+        share = examples[rank::world]
+        with autocast():
+            right = judge.count_correct(student, tokenizer, share, name, args.method)
+        student.train()
+        right = torch.tensor(right, device=device)
+        if world > 1:
+            dist.all_reduce(right)
+        return right.item() / len(examples)
 
     # --------------------------------------------------------------------------------------------
     # the loop
 
-    began = shown = time.time()
+    began = shown = saved = time.time()
     start, pending = step, []
     batches = data.batches(len(train), args.batch_size, args.seed, start)
-    print(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
+    say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
     while step < args.steps:
-        sources, targets = data.collate([ids[i] for i in next(batches)], device)
+        batch = [ids[i] for i in next(batches)]
+        sources, targets, totals = data.collate(batch, device, rank, world)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * (1 - step / args.steps)
         with autocast():
-            loss, terms = training_loss(model, sources, targets, args)
+            loss, terms = training_loss(model, sources, targets, args, totals)
         scaler.scale(loss).backward()
+        if world > 1:  # the shares' gradients and terms add up to the batch's
+            for share in (*(p.grad for p in model.parameters()), loss.detach(), *terms.values()):
+                dist.all_reduce(share)
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
@@ -220,10 +263,11 @@ def main(argv=None):
 
         step += 1
         record = {"step": step, "seconds": round(time.time() - began, 3),
-                  "examples": (step - start) * args.batch_size}
+                  "examples": (step - start) * len(targets[0])}
         pending.append(record | dict.fromkeys(TERMS) | {"loss": loss.detach()} | terms)
         due = step % args.eval_every == 0 or step == args.steps
-        if not due and time.time() - shown < 5:
+        save = due or stop_asked or time.time() - saved > SAVE_EVERY
+        if not save and time.time() - shown < 5:
             continue
 
         # the log: reading a loss makes a GPU wait for it, so all since the last line at once
@@ -234,53 +278,71 @@ def main(argv=None):
                     if not math.isfinite(record[term]):
                         raise InputError(f"step {record['step']}: {term} is {record[term]}; lower "
                                          "--lr, or take --precision fp32. The saved state is kept")
-        with open(run / "log.jsonl", "a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in pending)
-        shown, pending = time.time(), []
+        if scaler.is_enabled() and scaler.get_scale() < 1:  # halved at every step that overflows
+            raise InputError(f"step {step}: fp16 overflows at every step; take --precision bf16 or "
+                             "fp32. The saved state is kept")
+        shown = time.time()
         rate = (step - start) / (shown - began)
         columns = ("-" if record[term] is None else f"{record[term]:.4f}" for term in TERMS)
-        print(f"{step:6}/{args.steps:<6}" + "".join(f"{column:>12}" for column in columns)
-              + f"{rate * args.batch_size:12.1f}{seconds((args.steps - step) / rate):>10}", flush=True)
-        if not due:
+        say(f"{step:6}/{args.steps:<6}" + "".join(f"{column:>12}" for column in columns)
+            + f"{rate * args.batch_size:12.1f}{clock((args.steps - step) / rate):>10}", flush=True)
+        if rank == 0:
+            with open(run / "log.jsonl", "a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in pending)
+        pending = []
+        if not save:
             continue
 
-        # validation, the best weights and the state to go on from
-        model.eval()
-        with autocast():
-            found = judge.accuracy(model, tokenizer, valid, name, args.method)
-        model.train()
-        print(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}", flush=True)
-        if found >= best["accuracy"]:  # of equals the later, which has learned for longer
-            best = {"accuracy": found, "step": step}
-            t5.save(model, run)
-        state = {"step": step, "best": best, "settings": settings, "model": model.state_dict(),
-                 "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
-                 "random": torch.get_rng_state()}
-        if device.type == "cuda":
-            state["random_cuda"] = torch.cuda.get_rng_state()
-        t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
+        # validation and the best weights; the state to go on from
+        if due:
+            found = accuracy(model, valid)
+            say(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}", flush=True)
+            if found >= best["accuracy"]:  # of equals the later, which has learned for longer
+                best = {"accuracy": found, "step": step}
+                if rank == 0:
+                    t5.save(model, run)
+        if rank == 0:
+            state = {"step": step, "best": best, "settings": settings, "model": model.state_dict(),
+                     "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
+                     "random": torch.get_rng_state()}
+            if device.type == "cuda":
+                state["random_cuda"] = torch.cuda.get_rng_state()
+            t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
+            saved = time.time()
+        if stop_asked and step < args.steps:
+            say(f"stopped after step {step}, all of it saved: go on with --resume")
+            return 128 + stop_asked[0]
 
     # --------------------------------------------------------------------------------------------
-    # the last look: test, with the best weights on validation and with the last ones
+    # the last look: test, with the weights that were best on validation and with the last
 
     took = time.time() - began
-    t5.save(model, run / "last")
     metrics = {"validation_accuracy": best["accuracy"], "best_step": best["step"],
                "examples": args.steps * args.batch_size, "seconds": round(took, 1)}
-    for key, weights in (("test_accuracy_last", model), ("test_accuracy", t5.load(run).to(device))):
-        weights.eval()
-        with autocast():
-            metrics[key] = judge.accuracy(weights, tokenizer, test, name, args.method)
-    judge.show_samples(weights, tokenizer, test[:3], name, args.method)
-    write_json(run / "metrics.json", metrics)
-    (run / "state.pt").unlink()
-    print(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, the "
-          f"best on validation; {metrics['test_accuracy_last']:.2%} with the last; {seconds(took)} "
-          f"of training; {run}")
+    if scaler.is_enabled():
+        taken = optimizer.state[next(model.parameters())]["step"]
+        metrics["skipped_steps"] = args.steps - int(taken)  # those that overflowed
+    metrics["test_accuracy_last"] = accuracy(model, test)
+    if rank == 0:
+        t5.save(model, run / "last")
+    if world > 1:
+        dist.barrier()  # the best weights are on disk
+    chosen = t5.load(run).to(device)
+    metrics["test_accuracy"] = accuracy(chosen, test)
+    if rank == 0:
+        chosen.eval()
+        judge.show_samples(chosen, tokenizer, test[:3], name, args.method)
+        write_json(run / "metrics.json", metrics)
+        (run / "state.pt").unlink()
+        (run / "lock").unlink()
+    say(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, the "
+        f"best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
+        f"{run} was trained in {clock(took)}")
+    if world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (InputError, OSError) as error:
-        sys.exit(t5.complain("train.py", error))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop_asked.append(number))
+    sys.exit(judge.run_for_user("train.py", main))

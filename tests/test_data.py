@@ -378,9 +378,13 @@ def test_long_texts_are_cut_at_1024_and_256_ids_and_a_single_target_keeps_its_la
 
 def test_a_batch_stacks_the_tasks_and_pads_with_zeros():
     rows = [([[5, 1], [6, 1]], [[7, 1], [8, 9, 1]]), ([[5, 5, 1], [6, 6, 1]], [[7, 1], [8, 1]])]
-    sources, (labels, rationales) = data.collate(rows, "cpu")
+    sources, (labels, rationales), totals = data.collate(rows, "cpu")
     assert sources.tolist() == [[5, 1, 0], [5, 5, 1], [6, 1, 0], [6, 6, 1]]
     assert labels.tolist() == [[7, 1], [7, 1]] and rationales.tolist() == [[8, 9, 1], [8, 1, 0]]
+    assert totals == [4, 5, 2]  # label tokens, rationale tokens, examples
+    sources, (labels, rationales), totals = data.collate(rows, "cpu", rank=1, world=2)
+    assert sources.tolist() == [[5, 5, 1], [6, 6, 1]] and labels.tolist() == [[7, 1]]
+    assert rationales.tolist() == [[8, 1, 0]] and totals == [4, 5, 2]  # as in the whole batch
 
 
 @pytest.mark.parametrize("n, size", [(10, 4), (12, 4), (7, 1), (3, 25)])

@@ -1,0 +1,215 @@
+"""What happens to runs: kills, signals, full disks, a second run, more than one process.
+
+    python -m pytest tests/test_survival.py
+    python tests/test_survival.py 50     # kill a run at 50 random moments; nothing may be lost
+
+Each case is a real process of train.py on a small toy set.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import t5
+
+TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # two torchs at once share two cores
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    data.write_toy(root, {"train": 200, "test": 20})
+    return root
+
+
+def command(root, out, *flags):
+    flags = ["--data-root", root, "--out", out, "--batch-size", 8, "--eval-every", 5, *flags]
+    return [sys.executable, TRAIN, *map(str, flags)]
+
+
+def finish(command, **kwargs):
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ONE_THREAD,
+                          **kwargs)  # fmt: skip
+
+
+def start(command):
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=ONE_THREAD)  # fmt: skip
+
+
+def wait_for(condition, process=None):
+    deadline = time.time() + 60
+    while not condition():
+        assert time.time() < deadline and (process is None or process.poll() is None)
+        time.sleep(0.01)
+
+
+def the_run(out):
+    (folder,) = out.glob("*")
+    return folder
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(a, b):
+    for part in (".", "last"):
+        one, other = (t5.read_safetensors(run / part / "model.safetensors") for run in (a, b))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    for one, other in zip(log_of(a), log_of(b), strict=True):
+        assert {**one, "seconds": 0, "examples": 0} == {**other, "seconds": 0, "examples": 0}
+    timeless = [json.loads((run / "metrics.json").read_text()) | {"seconds": 0} for run in (a, b)]
+    assert timeless[0] == timeless[1]
+
+
+def kill_and_resume(root, folder, kills, seed=0, steps=60):
+    """Kill a run at random moments and resume it until it has been killed so many times."""
+    rng, whole, cut = random.Random(seed), folder / "whole", folder / "killed"
+    began = time.time()
+    assert finish(command(root, whole, "--steps", steps)).returncode == 0
+    lasts = time.time() - began
+    while kills or not any(cut.glob("*/metrics.json")):
+        if any(cut.glob("*/metrics.json")):  # it got to the end: look, and begin another
+            assert_same_run(the_run(whole), the_run(cut))
+            cut.rename(folder / f"done-{kills}")
+        process = start(command(root, cut, "--steps", steps, "--resume"))
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * lasts if kills else 300)
+            assert process.returncode == 0, process.stderr.read()
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills -= 1
+        process.communicate()
+    assert_same_run(the_run(whole), the_run(cut))
+
+
+def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(toy, tmp_path):
+    kill_and_resume(toy, tmp_path, kills=6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_the_run_resumes_from_it(toy, tmp_path, number):
+    flags = ("--steps", 3_000, "--eval-every", 3_000)
+    process = start(command(toy, tmp_path / "cut", *flags))
+    wait_for(lambda: any(tmp_path.glob("cut/*/lock")), process)
+    time.sleep(1.0)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and err == ""
+    assert "all of it saved: go on with --resume" in out
+    state = torch.load(the_run(tmp_path / "cut") / "state.pt", weights_only=True)
+    assert 0 < state["step"] == len(log_of(the_run(tmp_path / "cut")))
+
+
+def test_a_second_run_in_the_same_folder_is_refused_by_the_name_of_the_first(toy, tmp_path):
+    first = start(command(toy, tmp_path, "--steps", 3_000))
+    wait_for(lambda: any(tmp_path.glob("*/state.pt")), first)
+    second = finish(command(toy, tmp_path, "--steps", 3_000, "--resume"))
+    first.kill()
+    first.communicate()
+    assert second.returncode == 2
+    assert f"is being trained by process {first.pid}:" in second.stderr
+    again = start(command(toy, tmp_path, "--steps", 3_000, "--resume"))  # a dead one holds nothing
+    wait_for(lambda: the_run(tmp_path).joinpath("lock").read_text() == str(again.pid), again)
+    again.kill()
+    again.communicate()
+
+
+def test_other_settings_are_named_and_refused(toy, tmp_path):
+    run = start(command(toy, tmp_path, "--steps", 3_000))
+    wait_for(lambda: any(tmp_path.glob("*/state.pt")), run)
+    run.kill()
+    run.communicate()
+    other = tmp_path / "other"
+    data.write_toy(other, {"train": 200, "test": 20}, seed=1)  # another vocabulary
+    changed = finish(command(toy, tmp_path, "--steps", 3_000, "--resume", "--tokenizer",
+                             other / "toy" / "spiece.model"))  # fmt: skip
+    assert changed.returncode == 2 and "begun with other settings: vocabulary" in changed.stderr
+    settings = finish(command(toy, tmp_path, "--steps", 3_000))
+    assert settings.returncode == 2 and "go on with --resume" in settings.stderr
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, tmp_path):
+    limit = 3_000_000  # bytes a file; the weights take 0.8 MB, the state 2.4 MB and then more
+    flags = ("--steps", 40, "--size", "tiny")
+    first = start(command(toy, tmp_path, "--steps", 3_000))
+    wait_for(lambda: any(tmp_path.glob("*/state.pt")), first)
+    first.kill()
+    first.communicate()
+    folder = the_run(tmp_path)
+    before = (folder / "state.pt").read_bytes()
+    limit = len(before) - 1_000
+    full = finish(command(toy, tmp_path, "--steps", 3_000, "--resume"),
+                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
+    assert len(full.stderr.splitlines()) == 1
+    assert (folder / "state.pt").read_bytes() == before
+    assert not [path for path in folder.rglob("*.tmp")]
+
+
+def test_a_folder_that_cant_be_written_is_one_line(toy, tmp_path):
+    (tmp_path / "file").touch()
+    done = finish(command(toy, tmp_path / "file", "--steps", 5))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+
+
+def test_output_into_a_pipe_has_no_control_characters_and_a_broken_pipe_is_silent(toy, tmp_path):
+    done = finish(command(toy, tmp_path / "a", "--steps", 5))
+    assert not set(map(chr, range(32))) - {"\n"} & set(done.stdout + done.stderr)
+    process = start(command(toy, tmp_path / "b", "--steps", 3_000))
+    process.stdout.close()
+    assert process.wait(60) == 1 and process.stderr.read() == ""
+
+
+def torchrun(n, *rest):
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n),
+            "--master_port", str(random.randint(20_000, 60_000)), *rest]  # fmt: skip
+
+
+@pytest.mark.parametrize("mi", ["paper", "released"])
+@pytest.mark.parametrize("size", [8, 7])
+def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, mi, size):
+    flags = ("--steps", 10, "--mi", mi, "--batch-size", size)
+    one = finish(command(toy, tmp_path / "one", *flags))
+    two = finish(torchrun(2, *command(toy, tmp_path / "two", *flags)[1:]))
+    assert one.returncode == two.returncode == 0, two.stderr
+    a, b = log_of(the_run(tmp_path / "one")), log_of(the_run(tmp_path / "two"))
+    for one, other in zip(a, b, strict=True):
+        for term in ("loss", "prediction", "generation", "mi"):
+            assert one[term] == pytest.approx(other[term], abs=1e-5)
+    metrics = [json.loads((the_run(tmp_path / n) / "metrics.json").read_text()) for n in ("one", "two")]
+    assert metrics[0]["test_accuracy_last"] == metrics[1]["test_accuracy_last"]
+    assert two.stdout.count("test accuracy") == 1  # one process speaks
+
+
+def test_a_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path):
+    process = start(torchrun(2, *command(toy, tmp_path, "--steps", 30_000)[1:]))
+    wait_for(lambda: any(tmp_path.glob("*/state.pt")), process)
+    first = int((the_run(tmp_path) / "lock").read_text())
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (other,) = [int(child) for child in children if int(child) != first]
+    os.kill(other, signal.SIGKILL)
+    assert process.wait(90) != 0
+    process.communicate()
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    kills, folder = int(sys.argv[1]), Path(tempfile.mkdtemp())
+    data.write_toy(folder / "data", {"train": 200, "test": 20})
+    kill_and_resume(folder / "data", folder, kills)
+    print(f"{kills} kills: the weights, the log and the metrics are those of a run left alone")
