@@ -437,29 +437,45 @@ def pad(rows, width=0):
     return torch.from_numpy(batch)
 
 
-def collate(batch, device, rank=0, world=1):
-    """Rows of `encode` -> a process's share of the batch, padded as the whole batch would be.
+def collate(batch, device, rank=0, world=1, micro_batch=None, trim=True):
+    """Rows of `encode` -> the micro-batches of one process's share of them, and the totals.
 
-    -> sources (B or 2 B, S), the tasks below one another; targets, a (B, T) for each task; and the
-    whole batch's numbers of target ids, task by task, and of examples: what the losses divide by.
+    A micro-batch: sources (b or 2 b, S), the tasks below one another, and targets, (b, T) for each
+    task. Rows of like length come together and each micro-batch is padded to its own longest; with
+    trim=False its targets are as wide as the whole batch's. totals: the whole batch's numbers of
+    target ids, task by task, and of examples: what the losses are divided by.
     """
-    sources, targets = (list(zip(*part)) for part in zip(*batch))
-    totals = [sum(map(len, task)) for task in targets] + [len(batch)]
-    sources = pad([ids for task in sources for ids in task[rank::world]])
-    targets = [pad(task[rank::world], max(map(len, task))) for task in targets]
-    return sources.to(device), [task.to(device) for task in targets], totals
+    batch = sorted(batch, key=lambda row: len(row[1][-1]))
+    lengths = [[len(ids) for ids in task] for task in zip(*(row[1] for row in batch))]
+    totals, micro_batches = [sum(task) for task in lengths] + [len(batch)], []
+    widths = [0 if trim else max(task) for task in lengths]
+    share = batch[rank::world]
+    for first in range(0, len(share), micro_batch or len(share)):
+        rows = share[first : first + (micro_batch or len(share))]
+        sources, targets = (list(zip(*part)) for part in zip(*rows))
+        sources = pad([ids for task in sources for ids in task])
+        targets = [pad(task, width) for task, width in zip(targets, widths)]
+        micro_batches.append((sources.to(device), [task.to(device) for task in targets]))
+    return micro_batches, totals
 
 
-def batches(n, batch_size, seed, start=0):
-    """Endless arrays of batch_size indices below n, from batch `start` on.
+def batches(lengths, batch_size, seed, start=0, window=16):
+    """Endless arrays of batch_size indices into `lengths`, from batch `start` on.
 
-    One seeded permutation of 0..n-1 after another, cut into batches that may span two: each is
-    full, and batch i depends on the seed and i alone.
+    One seeded permutation after another, cut into windows of `window` batches that may span two;
+    a window's indices are sorted by length, so that a batch holds little padding, and its batches
+    shuffled. Each batch is full, and depends on the seed and its number alone.
     """
-    for first in range(start * batch_size, sys.maxsize, batch_size):
-        places = np.arange(first, first + batch_size)
-        epochs = {e: np.random.default_rng([seed, e]).permutation(n) for e in set(places // n)}
-        yield np.array([epochs[place // n][place % n] for place in places])
+    n, size = len(lengths), window * batch_size
+    for number in range(start // window, sys.maxsize):
+        epochs, places = np.divmod(np.arange(number * size, (number + 1) * size), n)
+        order = {e: np.random.default_rng([seed, e]).permutation(n) for e in set(epochs.tolist())}
+        rows = np.array([order[e][place] for e, place in zip(epochs.tolist(), places)])
+        rows = rows[np.argsort(np.asarray(lengths)[rows], kind="stable")]
+        rows = rows.reshape(window, batch_size)
+        if window > 1:
+            rows = np.random.default_rng([seed, number, 1]).permutation(rows)
+        yield from rows[max(0, start - number * window) :]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def token_cross_entropy(logits, ids, total=None):
 
 def objective(label_logits, label_ids, rationale_logits, rationale_ids, alpha1=0.5, alpha2=0.5,
               alpha3=0.1, form="paper", reduce="max", totals=(None, None, None)):  # fmt: skip
-    """The three-term objective (Eq. 10) -> L to minimise, and its terms by name, detached.
+    """The three-term objective (Eq. 10) -> L to minimise; L and its terms by name, detached.
 
     (B, T, V) logits, (B, T) target ids. With alpha3 = 0 it is Distilling Step-by-Step, and L_CE
     is not computed. `totals`: label tokens, rationale tokens and examples of the whole batch,
@@ -97,4 +97,4 @@ def objective(label_logits, label_ids, rationale_logits, rationale_ids, alpha1=0
         terms |= {name: rows.sum() / (totals[-1] or len(rows)) for name, rows in mi.items()}
         L_CE = terms["mi"]
     L = alpha1 * L_prediction + alpha2 * L_generation + alpha3 * L_CE  # Eq. 10
-    return L, {name: term.detach() for name, term in terms.items()}
+    return L, {name: term.detach() for name, term in ({"loss": L} | terms).items()}

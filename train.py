@@ -37,7 +37,8 @@ TERMS = ("loss", "prediction", "generation", "mi")
 SAVE_EVERY = 600  # seconds, where validation does not come sooner
 stop_asked = []  # the numbers of the signals that ask for a stop
 # flags that can't change a result, and those with a place of their own in a run's name
-UNNAMED = {"dataset", "size", "method", "seed", "data_root", "out", "resume", "device", "tokenizer"}
+UNNAMED = {"dataset", "size", "method", "seed", "data_root", "out", "resume", "device", "tokenizer",
+           "micro_batch"}  # fmt: skip
 
 
 def parse(argv=None):
@@ -58,6 +59,10 @@ def parse(argv=None):
     add("--batch-size", type=int, default=64, help="of all processes together")
     add("--lr", type=float, help="of AdamW, falls linearly to 0; default: 5e-5; toy: 4e-3")
     add("--alpha3", type=float, default=0.1, help="weight of L_CE in Eq. 10; the others are 0.5")
+    add("--micro-batch", type=int, metavar="N", help="examples computed at once; the result is the "
+        "same but for rounding; default: by the vocabulary and the device")  # fmt: skip
+    add("--window", type=int, default=16, metavar="N",
+        help="batches whose examples are sorted by length together; 1: no sorting")  # fmt: skip
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, help="of weights, order, dropout and --subsample")
     add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
@@ -76,8 +81,8 @@ def parse(argv=None):
     for name, value in (TOY if toy else PAPER).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    for name in ("steps", "batch_size", "eval_every", "lr"):
-        if not getattr(args, name) > 0:
+    for name in ("steps", "batch_size", "micro_batch", "window", "eval_every", "lr"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
             parser.error(f"--{name.replace('_', '-')}: expected more than 0")
     return args
 
@@ -135,7 +140,7 @@ def training_loss(model, sources, targets, args, totals=(None, None, None)):
         logits.append(model.logits(model.decode(ids, memory, source)))
     if len(targets) == 1:  # finetune, single
         loss = mi_loss.token_cross_entropy(logits[0], targets[0], totals[0])
-        return loss, {"prediction": loss.detach()}
+        return loss, {"loss": loss.detach(), "prediction": loss.detach()}
     alpha3 = args.alpha3 if args.method == "mi" else 0.0
     return mi_loss.objective(logits[0], targets[0], logits[1], targets[1], alpha3=alpha3,
                              form=args.mi, reduce=args.reduce, totals=totals)  # fmt: skip
@@ -242,19 +247,28 @@ def main(argv=None):
 
     began = shown = saved = time.time()
     start, pending = step, []
-    batches = data.batches(len(train), args.batch_size, args.seed, start)
+    lengths = [max(map(len, sources)) for sources, _ in ids]
+    batches = data.batches(lengths, args.batch_size, args.seed, start, args.window)
+    # as many examples at once as make about 2**24 logits, 64 MB, where targets are 64 ids long
+    most = 2**24 if device.type == "cpu" else 2**28
+    micro_batch = args.micro_batch or max(1, most // (64 * model.config.vocab_size))
+    trim = not (args.method == "mi" and args.mi == "released")  # its loss depends on the padding
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
     while step < args.steps:
         batch = [ids[i] for i in next(batches)]
-        sources, targets, totals = data.collate(batch, device, rank, world)
+        micro_batches, totals = data.collate(batch, device, rank, world, micro_batch, trim)
+        terms = {}
+        for sources, targets in micro_batches:  # their losses and gradients add up to the batch's
+            with autocast():
+                loss, parts = training_loss(model, sources, targets, args, totals)
+            scaler.scale(loss).backward()
+            for term, part in parts.items():
+                terms[term] = terms.get(term, 0.0) + part
+        if world > 1:  # and so do the processes'
+            for share in (*(p.grad for p in model.parameters()), *terms.values()):
+                dist.all_reduce(share)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * (1 - step / args.steps)
-        with autocast():
-            loss, terms = training_loss(model, sources, targets, args, totals)
-        scaler.scale(loss).backward()
-        if world > 1:  # the shares' gradients and terms add up to the batch's
-            for share in (*(p.grad for p in model.parameters()), loss.detach(), *terms.values()):
-                dist.all_reduce(share)
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
@@ -263,8 +277,8 @@ def main(argv=None):
 
         step += 1
         record = {"step": step, "seconds": round(time.time() - began, 3),
-                  "examples": (step - start) * len(targets[0])}
-        pending.append(record | dict.fromkeys(TERMS) | {"loss": loss.detach()} | terms)
+                  "examples": (step - start) * len(batch[rank::world])}
+        pending.append(record | dict.fromkeys(TERMS) | terms)
         due = step % args.eval_every == 0 or step == args.steps
         save = due or stop_asked or time.time() - saved > SAVE_EVERY
         if not save and time.time() - shown < 5:
@@ -335,8 +349,8 @@ def main(argv=None):
         write_json(run / "metrics.json", metrics)
         (run / "state.pt").unlink()
         (run / "lock").unlink()
-    say(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, the "
-        f"best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
+    say(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, "
+        f"the best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
         f"{run} was trained in {clock(took)}")
     if world > 1:
         dist.destroy_process_group()

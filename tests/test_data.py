@@ -376,30 +376,56 @@ def test_long_texts_are_cut_at_1024_and_256_ids_and_a_single_target_keeps_its_la
     assert len(target) == 256 and toy[2].decode(target).endswith("57 57 The answer is ( 9 )")
 
 
-def test_a_batch_stacks_the_tasks_and_pads_with_zeros():
-    rows = [([[5, 1], [6, 1]], [[7, 1], [8, 9, 1]]), ([[5, 5, 1], [6, 6, 1]], [[7, 1], [8, 1]])]
-    sources, (labels, rationales), totals = data.collate(rows, "cpu")
-    assert sources.tolist() == [[5, 1, 0], [5, 5, 1], [6, 1, 0], [6, 6, 1]]
-    assert labels.tolist() == [[7, 1], [7, 1]] and rationales.tolist() == [[8, 9, 1], [8, 1, 0]]
-    assert totals == [4, 5, 2]  # label tokens, rationale tokens, examples
-    sources, (labels, rationales), totals = data.collate(rows, "cpu", rank=1, world=2)
-    assert sources.tolist() == [[5, 5, 1], [6, 6, 1]] and labels.tolist() == [[7, 1]]
-    assert rationales.tolist() == [[8, 1, 0]] and totals == [4, 5, 2]  # as in the whole batch
+ROWS = [  # of `encode`, of two tasks
+    ([[5, 1], [6, 1]], [[7, 1], [8, 9, 1]]),
+    ([[5, 5, 1], [6, 6, 1]], [[7, 7, 1], [8, 1]]),
+    ([[5, 1], [6, 1]], [[7, 1], [8, 9, 9, 1]]),
+]
 
 
+def test_a_batch_stacks_the_tasks_sorts_by_length_and_pads_with_zeros():
+    [(sources, (labels, rationales))], totals = data.collate(ROWS[:2], "cpu")
+    assert sources.tolist() == [[5, 5, 1], [5, 1, 0], [6, 6, 1], [6, 1, 0]]
+    assert labels.tolist() == [[7, 7, 1], [7, 1, 0]]
+    assert rationales.tolist() == [[8, 1, 0], [8, 9, 1]]
+    assert totals == [5, 5, 2]  # label tokens, rationale tokens, examples
+
+
+def test_micro_batches_and_processes_share_a_batch_and_each_pads_to_its_own_longest():
+    (first, second), totals = data.collate(ROWS, "cpu", micro_batch=2)
+    assert [[t.tolist() for t in targets] for _, targets in (first, second)] == [
+        [[[7, 7, 1], [7, 1, 0]], [[8, 1, 0], [8, 9, 1]]], [[[7, 1]], [[8, 9, 9, 1]]]]  # fmt: skip
+    assert second[0].tolist() == [[5, 1], [6, 1]] and totals == [7, 9, 3]
+    [(sources, targets)], totals = data.collate(ROWS, "cpu", rank=1, world=2, trim=False)
+    assert sources.tolist() == [[5, 1], [6, 1]] and totals == [7, 9, 3]  # the whole batch's
+    assert [t.tolist() for t in targets] == [[[7, 1, 0]], [[8, 9, 1, 0]]]  # and its widths
+
+
+@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("n, size", [(10, 4), (12, 4), (7, 1), (3, 25)])
-def test_batches_run_through_one_seeded_order_after_another(n, size):
-    def take(count, *args):
-        return [batch.tolist() for batch in islice(data.batches(n, size, *args), count)]
+def test_batches_run_through_one_seeded_order_after_another(n, size, window):
+    lengths = np.random.default_rng(9).integers(1, 50, n)
 
-    first = take(3 * n, 0)
-    stream = sum(first, [])
-    epochs = [stream[i : i + n] for i in range(0, 3 * n * size, n)]
-    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1 and {len(batch) for batch in first} == {size}
-    assert take(3 * n, 0) == first != take(3 * n, 1)
+    def take(count, seed, start=0):
+        stream = data.batches(lengths, size, seed, start, window)
+        return [batch.tolist() for batch in islice(stream, count)]
+
+    first = take(6 * n, 0)
+    assert {len(batch) for batch in first} == {size}
+    seen = np.bincount(sum(first, []), minlength=n)  # 6 n batches of `size` are 6 size epochs
+    assert set(seen.tolist()) == {6 * size}
+    assert take(6 * n, 0) == first != take(6 * n, 1)
     for start in (1, 2, n):
         assert take(n, 0, start) == first[start : start + n]
+
+
+def test_a_window_sorts_its_examples_by_length_and_shuffles_its_batches():
+    lengths = np.random.default_rng(9).permutation(96)
+    batches = list(islice(data.batches(lengths, 8, seed=0, window=12), 12))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(96))
+    firsts = [lengths[batch].min() for batch in batches]
+    assert all(np.ptp(lengths[batch]) == 7 for batch in batches)
+    assert sorted(firsts) == list(range(0, 96, 8)) != firsts
 
 
 # ---- the toy set ----

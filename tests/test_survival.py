@@ -143,17 +143,17 @@ def test_other_settings_are_named_and_refused(toy, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, tmp_path):
-    limit = 3_000_000  # bytes a file; the weights take 0.8 MB, the state 2.4 MB and then more
-    flags = ("--steps", 40, "--size", "tiny")
     first = start(command(toy, tmp_path, "--steps", 3_000))
     wait_for(lambda: any(tmp_path.glob("*/state.pt")), first)
     first.kill()
     first.communicate()
     folder = the_run(tmp_path)
     before = (folder / "state.pt").read_bytes()
-    limit = len(before) - 1_000
-    full = finish(command(toy, tmp_path, "--steps", 3_000, "--resume"),
-                  preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # fmt: skip
+    limit = len(before) - 1_000  # bytes that a file may have: the weights fit, the state does not
+    full = finish(
+        command(toy, tmp_path, "--steps", 3_000, "--resume"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
     assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
     assert len(full.stderr.splitlines()) == 1
     assert (folder / "state.pt").read_bytes() == before
@@ -190,8 +190,9 @@ def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, m
     for one, other in zip(a, b, strict=True):
         for term in ("loss", "prediction", "generation", "mi"):
             assert one[term] == pytest.approx(other[term], abs=1e-5)
-    metrics = [json.loads((the_run(tmp_path / n) / "metrics.json").read_text()) for n in ("one", "two")]
-    assert metrics[0]["test_accuracy_last"] == metrics[1]["test_accuracy_last"]
+    a, b = (the_run(tmp_path / n) / "metrics.json" for n in ("one", "two"))
+    key = "test_accuracy_last"
+    assert json.loads(a.read_text())[key] == json.loads(b.read_text())[key]
     assert two.stdout.count("test accuracy") == 1  # one process speaks
 
 
