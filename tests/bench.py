@@ -1,0 +1,235 @@
+"""How fast and how light: this code against transformers running the released computation.
+
+    python tests/bench.py                            # training, decoding, memory
+    python tests/bench.py --student runs/RUN         # and decoding with a student that stops
+    python tests/bench.py --quick                    # a look: one round, batch 8 only
+    python tests/bench.py --padding                  # the share of padding, with and without order
+
+Full `small` size with random weights, fp32, real SVAMP batches and the real vocabulary. Both sides
+take the same AdamW step on the same number of examples, in one process and in turn; a figure is the
+median of the rounds. Memory is the peak of a process of its own, PyTorch and all.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+import data
+import eval as judge
+import t5
+import train
+
+SHARED = ROOT.parent / "shared"
+
+
+def parse():
+    parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
+    parser.add_argument("--data-root", default=SHARED / "dss", help="with svamp/")
+    parser.add_argument("--tokenizer", default=SHARED / "t5" / "spiece.model")
+    parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--padding", action="store_true", help="only this")
+    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "BATCH", "VOCABULARY"),
+                        help="only this: print the peak memory of two steps")  # fmt: skip
+    return parser.parse_args()
+
+
+def encoded(args, name="svamp"):
+    examples, _ = data.train_and_valid(name, args.data_root)
+    return data.encode(examples, data.Tokenizer(args.tokenizer), "mi")
+
+
+def padding(ids, window, micro_batch, batch_size=64, count=160):
+    """The share of the positions computed in `count` batches that hold padding."""
+    used = computed = 0
+    lengths = [max(map(len, sources)) for sources, _ in ids]
+    for rows in islice(data.batches(lengths, batch_size, 0, window=window), count):
+        batch = [ids[i] for i in rows]
+        for sources, targets in data.collate(batch, "cpu", micro_batch=micro_batch)[0]:
+            for part in (sources, *targets):
+                used, computed = used + (part != 0).sum().item(), computed + part.numel()
+    return 1 - used / computed
+
+
+def our_step(ids, batch_size, vocabulary=32_128):
+    """-> a function that takes one of train.py's steps on the next batch."""
+    settings = train.parse(["--dataset", "svamp"])
+    torch.manual_seed(0)
+    model = t5.T5(replace(t5.PRESETS["small"], vocab_size=vocabulary)).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
+    lengths = [max(map(len, sources)) for sources, _ in ids]
+    batches = data.batches(lengths, batch_size, 0)
+    micro_batch = max(1, 2**24 // (64 * vocabulary))
+
+    def step():
+        rows = [ids[i] for i in next(batches)]
+        micro_batches, totals = data.collate(rows, "cpu", micro_batch=micro_batch)
+        for sources, targets in micro_batches:
+            train.training_loss(model, sources, targets, settings, totals)[0].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def their_step(ids, batch_size, vocabulary=32_128):
+    """-> a function that takes the released code's step, over transformers' model: random batches
+    padded to their longest, two whole passes, the maximum over all positions, both losses."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=vocabulary, decoder_start_token_id=0)
+    model = transformers.T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0)
+    batches = data.batches([1] * len(ids), batch_size, 0)
+
+    def step():
+        loss, logits = 0.0, []
+        rows = [ids[i] for i in next(batches)]
+        for task in (0, 1):
+            source, target = (data.pad([row[side][task] for row in rows]) for side in (0, 1))
+            out = model(input_ids=source, attention_mask=(source != 0).long(),
+                        labels=target.masked_fill(target == 0, -100))  # fmt: skip
+            loss = loss + 0.5 * out.loss
+            logits.append(out.logits)
+        label, rationale = (x.softmax(-1).max(1).values for x in logits)
+        loss = loss + 0.1 * F.cross_entropy(rationale, label.detach())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def seconds(function):
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def in_turn(ours, theirs, rounds):
+    """Median seconds of each, and the median of the rounds' ratios, theirs to ours."""
+    ours(), theirs()  # warm
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    a, b = zip(*pairs)
+    ratio = statistics.median(y / x for x, y in pairs)
+    return statistics.median(a), statistics.median(b), ratio
+
+
+def row(name, ours, theirs, ratio, unit):
+    print(f"{name:<44}{ours:>10.2f}{theirs:>14.2f}{ratio:>8.2f} x  {unit}", flush=True)
+
+
+def matrix_peak():
+    """The machine's best GFLOP/s in an fp32 product of two (2048, 2048) matrices."""
+    a, b = torch.randn(2_048, 2_048), torch.randn(2_048, 2_048)
+    return 2 * 2_048**3 / min(seconds(lambda: a @ b) for _ in range(10)) / 1e9
+
+
+def measure_in_process(args, side, batch_size, vocabulary):
+    """Peak memory (GiB) of two steps in a process of its own."""
+    files = ["--data-root", args.data_root, "--tokenizer", args.tokenizer]
+    command = [sys.executable, __file__, *files, "--measure", side, batch_size, vocabulary]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def bench_decoding(args):
+    import transformers
+
+    examples = data.load("svamp", "test", args.data_root)
+    tokenizer = data.Tokenizer(args.tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        t5.save(t5.T5(t5.PRESETS["small"]), folder)
+        sides = [("fixed 48 tokens, 64 rows", Path(folder), 48)]
+        if args.student:
+            sides += [("labels, SVAMP test, stopping", args.student, judge.MAX_LABEL),
+                      ("rationales, SVAMP test, stopping", args.student, 64)]  # fmt: skip
+        for name, weights, length in sides:
+            fixed = weights == Path(folder)
+            model = t5.load(weights)
+            theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
+            unnamed = list(range(model.config.num_tokens, model.config.vocab_size))
+            prefix = "explain: " if name.startswith("rationales") else "predict: "
+            texts = [prefix + e.input for e in examples[: 64 if fixed else None]]
+            ids, found = [tokenizer.encode(text) for text in texts], {}
+
+            def we(order=sorted(range(len(ids)), key=lambda i: len(ids[i]))):
+                for first in range(0, len(ids), 64):
+                    rows = order[first : first + 64]
+                    out, _ = model.generate(data.pad([ids[i] for i in rows]), length)
+                    found.update(zip(rows, out.tolist()))
+
+            def they():
+                for first in range(0, len(ids), 64):
+                    source = data.pad(ids[first : first + 64])
+                    out = theirs.generate(
+                        input_ids=source, attention_mask=(source != 0).long(), do_sample=False,
+                        num_beams=1, max_new_tokens=length, suppress_tokens=unnamed)  # fmt: skip
+                    for i, text in enumerate(out[:, 1:].tolist(), first):
+                        found[-1 - i] = text
+
+            a, b, ratio = in_turn(we, they, 1 if args.quick else args.rounds)
+            row(f"decoding, rows a second: {name}", len(ids) / a, len(ids) / b, ratio, "")
+            strip = lambda text: [i for i in text if i]
+            same = sum(strip(found[i]) == strip(found[-1 - i]) for i in range(len(ids)))
+            tokens = sum(len(strip(found[i])) for i in range(len(ids)))
+            print(f"    {same} of {len(ids)} outputs identical; {tokens / len(ids):.1f} ids a row")
+
+
+def main():
+    args = parse()
+    if args.measure:
+        side, batch_size, vocabulary = args.measure[0], *map(int, args.measure[1:])
+        step = {"ours": our_step, "theirs": their_step}[side](encoded(args), batch_size, vocabulary)
+        step(), step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+        return
+    if args.padding:
+        for name in ("svamp", "cqa"):
+            ids = encoded(args, name)
+            print(f"{name}, batch 64: {padding(ids, 1, None):.1%} of the positions are padding in "
+                  f"random batches, {padding(ids, 16, 8):.1%} as train.py orders them")  # fmt: skip
+        return
+    rounds, B = (1, 8) if args.quick else (args.rounds, 32)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, small, fp32, SVAMP")
+    print(f"{'':44}{'ours':>10}{'transformers':>14}{'':10}")
+    ids = encoded(args)
+    ours, theirs = our_step(ids, B), their_step(ids, B)
+    four = lambda: [ours() for _ in range(4)]  # batches by length differ: several to a round
+    a, b, ratio = in_turn(four, theirs, rounds)
+    row(f"training, examples a second, batch {B}", 4 * B / a, B / b, 4 * ratio, "")
+    with FlopCounterMode(display=False) as counter:
+        took = seconds(four)
+    rate = counter.get_total_flops() / took / 1e9
+    print(f"    our step's matrix products: {rate:.0f} GFLOP/s; a large one: {matrix_peak():.0f}")
+    del ours, theirs, four
+    bench_decoding(args)
+    for size in [8] if args.quick else [8, 16, 32, 64]:
+        sides = [measure_in_process(args, side, size, 32_128) for side in ("ours", "theirs")]
+        row(f"peak memory, GiB, batch {size}", *sides, sides[1] / sides[0], "")
+    for vocabulary in [] if args.quick else [32_128, 64_256]:
+        sides = [measure_in_process(args, side, 16, vocabulary) for side in ("ours", "theirs")]
+        row(f"peak memory, GiB, batch 16, V = {vocabulary:,}", *sides, sides[1] / sides[0], "")
+
+
+if __name__ == "__main__":
+    main()
