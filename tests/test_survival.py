@@ -182,14 +182,15 @@ def torchrun(n, *rest):
 @pytest.mark.parametrize("mi", ["paper", "released"])
 @pytest.mark.parametrize("size", [8, 7])
 def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, mi, size):
-    flags = ("--steps", 10, "--mi", mi, "--batch-size", size)
+    # a small rate: each step of training magnifies the rounding of the steps before
+    flags = ("--steps", 10, "--mi", mi, "--batch-size", size, "--lr", "2e-4")
     one = finish(command(toy, tmp_path / "one", *flags))
     two = finish(torchrun(2, *command(toy, tmp_path / "two", *flags)[1:]))
     assert one.returncode == two.returncode == 0, two.stderr
     a, b = log_of(the_run(tmp_path / "one")), log_of(the_run(tmp_path / "two"))
     for one, other in zip(a, b, strict=True):
         for term in ("loss", "prediction", "generation", "mi"):
-            assert one[term] == pytest.approx(other[term], abs=1e-5, rel=1e-5)
+            assert one[term] == pytest.approx(other[term], abs=1e-5)
     a, b = (the_run(tmp_path / n) / "metrics.json" for n in ("one", "two"))
     key = "test_accuracy_last"
     assert json.loads(a.read_text())[key] == json.loads(b.read_text())[key]
