@@ -4,7 +4,8 @@
     python eval.py runs/svamp-small-mi-s0/last --data-root ../dss --samples 10
     python eval.py EXPORT --dataset svamp --method mi     # a T5 folder that train.py did not write
 
-The confidence of an answer is the product of its tokens' probabilities, that of </s> included.
+The confidence of an answer is the product of the probabilities of the tokens written for it, </s>
+included (`single`: the rationale's too).
 Left out: choosing a model by what is measured here. Test is for the last look.
 """
 
@@ -156,8 +157,8 @@ def run_for_user(program, main):
     except (RuntimeError, MemoryError) as error:
         if not re.search("out of memory|allocate memory|^$", str(error)):
             raise
-        print(f"{program}: out of memory: lower --batch-size, or take --precision bf16 or a "
-              "smaller --size", file=sys.stderr)  # fmt: skip
+        print(f"{program}: out of memory: lower train.py's --micro-batch, or take a smaller "
+              "--size, or --device cpu", file=sys.stderr)  # fmt: skip
     return 2
 
 

@@ -24,9 +24,10 @@ import torch.nn.functional as F
 
 
 def log_features(logits, mask, reduce="max"):  # (B, T, V), (B, T) -> (B, V)
+    # a masked position gets log 0: it changes neither a maximum nor a sum
     log_p = logits.float().log_softmax(-1).masked_fill(~mask[..., None], -math.inf)
     if reduce == "max":
-        return log_p.max(1).values
+        return log_p.max(1).values  # log max p = max log p
     assert reduce == "mean", f"reduce is max or mean, not {reduce}"
     return log_p.logsumexp(1) - mask.sum(1, keepdim=True).log()
 
@@ -42,7 +43,7 @@ def features(logits, mask, reduce="max"):
 
 def mi_terms(label_logits, rationale_logits, label_mask, rationale_mask, form, reduce):
     """{"mi": (B,)}. For `released` also its parts: mi = mi_constant - mi_overlap + a remainder,
-    S ln(mean exp f(Z)), which is below 0.01 with T5's vocabulary."""
+    S ln(mean exp f(Z)), a few hundredths at most with T5's vocabulary on the released sets."""
     if form == "released":
         f_V = features(label_logits, torch.ones_like(label_mask), reduce).detach()
         f_Z = features(rationale_logits, torch.ones_like(rationale_mask), reduce)

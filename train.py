@@ -151,10 +151,12 @@ def main(argv=None):
     # torchrun starts `world` processes of which this is number `rank`; without it they are 1 and 0
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    device = torch.device(args.device or gpu)
+    device = torch.device(gpu if args.device in (None, "cuda") else args.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     precision = args.precision
     if precision == "auto":
-        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp16"
         precision = half if device.type == "cuda" else "fp32"
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
@@ -207,9 +209,12 @@ def main(argv=None):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_cuda"].cpu())
+        if rank == 0:  # only its state is saved: the other processes begin another stream
+            torch.set_rng_state(state["random"].cpu())
+            if device.type == "cuda" and "random_cuda" in state:
+                torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
+        else:
+            torch.manual_seed(args.seed + rank + 1_000_003 * state["step"])
         step, best = state["step"], state["best"]
         log = (run / "log.jsonl").read_text().splitlines(keepends=True)[:step]
     if rank == 0:
@@ -320,7 +325,7 @@ def main(argv=None):
                      "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                      "random": torch.get_rng_state()}
             if device.type == "cuda":
-                state["random_cuda"] = torch.cuda.get_rng_state()
+                state["random_cuda"] = torch.cuda.get_rng_state(device)
             t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
             saved = time.time()
         if stop_asked and step < args.steps:
@@ -353,6 +358,7 @@ def main(argv=None):
         f"the best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
         f"{run} was trained in {clock(took)}")
     if world > 1:
+        dist.barrier()  # none leaves while another still needs it
         dist.destroy_process_group()
 
 
