@@ -10,6 +10,7 @@ F feed-forward width, V vocabulary. Ids: 0 <pad> (also the decoder's first input
 Left out: beam search and sampling, encoder-only use, pre-training by span corruption.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -345,11 +346,11 @@ def read_config(path):
         raw.setdefault("scale_decoder_outputs", raw.get("tie_word_embeddings", True))
         config = T5Config(**{f.name: raw[f.name] for f in fields(T5Config) if f.name in raw})
         for f in fields(T5Config):
-            value = getattr(config, f.name)
-            check(type(value) is f.type or f.type is float, f"{f.name}: {value!r}")
-            check(f.type is not int or value > 0, f"{f.name}: {value!r}")
+            value, most = getattr(config, f.name), 256 if "layers" in f.name else 2**20
+            check(type(value) is f.type or f.type is float, f"{f.name}: {value!r:.60}")
+            check(f.type is not int or 0 < value <= most, f"{f.name}: {value!r:.60}")
         check(0 <= config.dropout_rate < 1, f"dropout_rate: {config.dropout_rate!r}")
-        check(config.feed_forward_proj in ("relu", "gated-gelu"), config.feed_forward_proj)
+        check(config.feed_forward_proj in ("relu", "gated-gelu"), repr(config.feed_forward_proj))
         check(raw.get("layer_norm_epsilon", 1e-6) == 1e-6, "layer_norm_epsilon is not 1e-6")
         buckets, far = config.relative_attention_num_buckets, config.relative_attention_max_distance
         check(buckets >= 4 and far > buckets // 2, "relative_attention_max_distance is too small")
@@ -358,30 +359,51 @@ def read_config(path):
         raise InputError(f"{path}: not the config of a T5 v1.0 or v1.1 ({error})") from None
 
 
+CHECKSUM = "t5.py sha256"  # in the metadata of our own files, which others pass over
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.half, "BF16": torch.bfloat16}
+
+
+def unique(pairs):  # JSON keeps the last of two equal keys and says nothing
+    check(len(dict(pairs)) == len(pairs), "a name stands twice in its header")
+    return dict(pairs)
+
+
+def first_line(error):  # of what torch says, up to the advice that follows
+    text = (str(error).splitlines() or [""])[0].split(". ")[0]
+    return text if text.isprintable() and text else repr(text or error)
 
 
 def read_safetensors(path):
     """{name: tensor}. Layout: the header's length (8 bytes, little-endian), a JSON header, data."""
-    data = Path(path).read_bytes()
-    start, tensors, end = 8 + int.from_bytes(data[:8], "little"), {}, 0
+    data = memoryview(Path(path).read_bytes())
+    start, tensors, spans, end = 8 + int.from_bytes(data[:8], "little"), {}, [], 0
+    name = "the file"
     try:
         check(8 < start <= len(data), "its header would end after the file does")
-        header = json.loads(data[8:start])
-        header.pop("__metadata__", None)
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        header = json.loads(bytes(data[8:start]), object_pairs_hook=unique)
+        checksum = header.pop("__metadata__", {}).get(CHECKSUM)
+        found = hashlib.sha256(json.dumps(header).encode())
+        found.update(data[start:])
+        for name, entry in header.items():
             (first, last), shape = entry["data_offsets"], entry["shape"]
-            check(entry["dtype"] in DTYPES, f"{name} is of type {entry['dtype']}")
+            check(entry["dtype"] in DTYPES, f"is of type {entry['dtype']!r}")
             dtype = DTYPES[entry["dtype"]]
-            check(first == end <= last, f"{name} does not begin where its neighbour ends")
-            check(last <= len(data) - start, f"{name} would end after the file does")
-            check(math.prod(shape) * dtype.itemsize == last - first, f"{name} has another size")
+            check(all(type(n) is int and n >= 0 for n in (first, last, *shape)), "a bad number")
+            check(last <= len(data) - start, "would end after the file does")
+            check(math.prod(shape) * dtype.itemsize == last - first, "has another size")
             raw = bytearray(data[start + first : start + last])
             flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-            tensors[name], end = flat.reshape(shape), last
+            tensors[name] = flat.reshape(shape)
+            spans.append((first, last, name))
+        for first, last, name in sorted(spans):
+            check(first == end, "does not begin where its neighbour ends")
+            end = last
+        name = "the file"
         check(start + end == len(data), "there are bytes after its last tensor")
+        check(checksum in (None, found.hexdigest()), "its checksum is not the one written in it")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path}: damaged, or not safetensors of floats ({error})") from None
+        why = f"{first_line(error)}, in {name!r:.99}"
+        raise InputError(f"{path}: damaged, or not safetensors of floats: {why}") from None
     return tensors
 
 
@@ -390,28 +412,34 @@ def read_pickle(path):
     try:
         tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
         for name, value in tensors.items():
-            check(isinstance(name, str) and torch.is_tensor(value), f"{name!r} is no tensor")
+            good = torch.is_tensor(value) and value.dtype in DTYPES.values()
+            good = good and value.layout == torch.strided and not value.is_meta
+            check(good and isinstance(name, str), f"{name!r} is no tensor of floats")
         return tensors
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: not there, and no model.safetensors beside it") from None
     except Exception as error:  # whatever a damaged file makes the unpickler meet
-        why = (str(error).splitlines() or [repr(error)])[0]
-        raise InputError(f"{path}: can't be read as weights: {why}") from None
+        raise InputError(f"{path}: can't be read as weights: {first_line(error)}") from None
 
 
 def write_safetensors(tensors, path):
     """Write fp32 tensors {name: tensor} as `read_safetensors` and others read them."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, tensor in tensors.items():
-        span = [end, end := end + 4 * tensor.numel()]
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": span}
-    text = json.dumps(header).encode()
+    arrays = [tensor.detach().float().cpu().contiguous().numpy() for tensor in tensors.values()]
+    header, end = {}, 0
+    for name, array in zip(tensors, arrays):
+        span = [end, end := end + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": span}
+    checksum = hashlib.sha256(json.dumps(header).encode())  # of all that the file says
+    for array in arrays:
+        checksum.update(array)
+    metadata = {"format": "pt", CHECKSUM: checksum.hexdigest()}
+    text = json.dumps({"__metadata__": metadata} | header).encode()
     text += b" " * (-len(text) % 8)  # so that the data starts at a multiple of 8
 
     def write(file):
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            file.write(tensor.detach().float().cpu().contiguous().numpy().data)
+        for array in arrays:
+            file.write(array.data)
 
     replace_file(path, write)
 
@@ -462,7 +490,7 @@ def load(folder):
             raise InputError(f"{path}: {published} is {found}, expected {expected} by config.json")
         state[ours] = tensors.pop(published).float()
     if unused := sorted(set(tensors) - set(DROPPED)):
-        raise InputError(f"{path}: no place in the model for {', '.join(unused[:3])}; is it a T5?")
+        raise InputError(f"{path}: no place in the model for {unused[:3]}; is it a T5?")
     model.load_state_dict(state, assign=True)
     return model.requires_grad_().eval()
 
