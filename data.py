@@ -7,6 +7,7 @@ a result are those of the released code, checked on its files in `tests/test_dat
 Letters: B batch, S source length, T target length. Ids: 0 <pad>, 1 </s>, 2 <unk>.
 """
 
+import fcntl
 import hashlib
 import http.client
 import io
@@ -19,7 +20,7 @@ import sys
 import time
 import urllib.request
 import zipfile
-from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def input_and_label(name, line):
 
 def own_example(line):  # of a user's own data
     texts = [text_of(line, field) for field in ("input", "label", "rationale")]
-    return Example(*texts, text_of(line, "llm_label") if "llm_label" in line else texts[1])
+    return Example(*texts, text_of(line, "llm_label") if "llm_label" in line else "")
 
 
 def read_text(path):
@@ -154,8 +155,8 @@ def load(name_or_folder, split, root="datasets"):
 
     A name of a released set (files below `root`, downloaded if they are not there), `toy` (written
     there), or a folder with train.jsonl, test.jsonl and perhaps valid.jsonl, whose lines hold
-    `input`, `label`, `rationale` and perhaps `llm_label`. split: train, valid or test; a set
-    without a valid file has none: see `split_validation`. Raises FileNotFoundError, InputError.
+    `input`, `label`, `rationale` and perhaps `llm_label` (else ""). split: train, valid or test; a
+    set without a valid file has none: see `split_validation`. Raises FileNotFoundError, InputError.
     """
     name, root = str(name_or_folder), Path(root)
     if name not in MARKERS:
@@ -277,64 +278,144 @@ PUBLISHED = {  # size: repository on the hub @ revision, weights, their sha256 o
 }  # fmt: skip
 
 
-def fetch(url, path, digest=None):
-    """Download to `path`, whole and checked, or leave nothing. Raises OSError, InputError.
+PATIENCE = 10  # seconds for a server to answer, and for each 16 KB of the answer
+PAUSES = (1, 2, 4)  # seconds before a download whose connection was lost is tried again
+UNPACKED = 2 * 10**9  # bytes that an archive may hold
 
-    digest: a sha256, or the 40 digits that git names the file by (a sha1 of its size and bytes).
+
+def receive(url, file, pinned):
+    """Append to `file` what it lacks of the url's content, by one request."""
+    had = file.seek(0, os.SEEK_END)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={had}-"} if had else {})
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        headers, length = answer.headers, answer.headers.get("Content-Length")
+        if answer.status != 206:  # what comes is the whole
+            file.seek(0)
+            file.truncate()
+        elif not headers.get("Content-Range", "").startswith(f"bytes {had}-"):
+            raise ConnectionError(f"asked for bytes {had}-, got {headers.get('Content-Range')}")
+        if not (pinned or length or "Transfer-Encoding" in headers):  # cut, it would look whole
+            raise ConnectionError("it comes without a length, and no checksum is known")
+        mark = start = file.tell()
+        size = start + int(length) if length else None
+        began = alive = shown = time.time()
+        while block := answer.read1(1 << 20):
+            file.write(block)
+            done, now = file.tell(), time.time()
+            if done - mark >= 1 << 14:
+                mark, alive = done, now
+            elif now - alive > PATIENCE:
+                raise TimeoutError(f"fewer than 16 KB came in {PATIENCE} seconds")
+            if sys.stderr.isatty() and now - shown > 0.2:
+                shown, rate = now, (done - start) / (now - began) / 1e6
+                line = f"{done / 1e6:.1f} of {(size or 0) / 1e6:.1f} MB, {rate:.1f} MB/s"
+                print(f"\r{file.name}: {line}", end="", file=sys.stderr)
+    if file.tell() == 0 or size not in (None, file.tell()):
+        raise ConnectionError(f"{file.tell():,} bytes came of {size or 'some'}")
+
+
+def download(url, path, digest):
+    """Download to `path`, whole and checked, or leave nothing there.
+
+    What comes before a connection is lost waits in `path`.part for the next try or call, which
+    asks for the rest; without a checksum only for the next try, as it may be of another version.
     """
-
-    def write(file):
-        began = shown = time.time()
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            while block := answer.read(1 << 20):
-                file.write(block)
-                if sys.stderr.isatty() and time.time() - shown > 0.2:
-                    shown, done = time.time(), file.tell() / 1e6
-                    line = f"{done:.1f} of {size / 1e6:.1f} MB, {done / (shown - began):.1f} MB/s"
-                    print(f"\r{path}: {line}", end="", file=sys.stderr)
-        if size and file.tell() != size:
-            raise InputError(f"{url}: {file.tell():,} bytes came of {size:,}; nothing is kept")
-        found = hashlib.sha256()
+    part, tries = f"{path}.part", iter(PAUSES)
+    with open(part, "a+b" if digest else "w+b") as file:
+        while True:
+            began, had = time.time(), file.seek(0, os.SEEK_END)
+            try:
+                receive(url, file, digest)
+                break
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                code = getattr(error, "code", 400 if isinstance(error, ValueError) else 500)
+                size, pause = file.seek(0, os.SEEK_END), next(tries, None)
+                silent = size == had and time.time() - began >= PATIENCE
+                if pause is None or silent or code < 500 and code != 416:
+                    if not (digest and size):
+                        os.remove(part)
+                    # repr: what is no HTTP may be of several lines
+                    raise error if isinstance(error, OSError) else OSError(repr(error)) from None
+                if code == 416:  # the server has no such bytes: begin again
+                    file.truncate(0)
+            time.sleep(pause)
+        found, size = hashlib.sha256(), file.seek(0, os.SEEK_END)
         if digest and len(digest) == 40:
-            found = hashlib.sha1(b"blob %d\0" % file.tell())
+            found = hashlib.sha1(b"blob %d\0" % size)
         file.seek(0)
         while block := file.read(1 << 20):
             found.update(block)
         if digest and found.hexdigest() != digest:
+            os.remove(part)
             raise InputError(f"{url}: the checksum is {found.hexdigest()}, expected {digest}; "
                              "nothing is kept")  # fmt: skip
-        print(f"{path}: {file.tell():,} bytes from {url}", file=sys.stderr)
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    print(f"{path}: {size:,} bytes from {url}", file=sys.stderr)
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+
+@contextmanager
+def alone(folder):
+    """Of the processes that come with the same folder, one at a time goes on; the others wait."""
+    os.makedirs(folder, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        replace_file(path, write)
-    except InputError:
-        raise
-    except (http.client.HTTPException, ValueError) as error:  # a broken answer; no URL
-        raise OSError(repr(error)) from None
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
-def download_sets(wanted, root):
-    """Fetch the archive of the four released sets and unpack it below `root`."""
-    url, archive = f"{GITHUB}/{DSS}/datasets.zip", Path(root) / f"datasets.{os.getpid()}.zip"
-    try:
-        fetch(url, archive, DSS_BLOB)
-    except OSError as error:
-        raise InputError(
-            f"no {wanted}, and {url} can't be had ({error}). Go on with --data-root FOLDER where "
-            "the released files are, or with `python train.py`, the toy task") from None
+def fetch(url, path, digest=None):
+    """Download to `path`, if another process does not, or leave nothing there.
+
+    digest: a sha256, or the 40 digits that git names the file by (a sha1 of its size and bytes).
+    Raises OSError, InputError.
+    """
+    with alone(Path(path).parent):
+        if not Path(path).exists():
+            download(url, path, digest)
+
+
+def unpack(archive, root):
+    """Write the archive's sets below `root`, if all of it is sound. Raises what zipfile does."""
     ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
     with zipfile.ZipFile(archive) as bundle:
+        members = bundle.infolist()
+        for name in (member.filename for member in members):
+            parts = re.split(r"[/\\]", name)
+            expect("members below its own folder", name, parts[0] and ".." not in parts)
+        size = sum(member.file_size for member in members)
+        expect(f"at most {UNPACKED:,} bytes unpacked", size, size <= UNPACKED)
+        expect("members with their checksums", bad := bundle.testzip(), bad is None)
         # a set's lines after its teacher texts: where the lines are, the texts are too
-        for member in sorted(bundle.infolist(), key=lambda m: "/llm/" not in m.filename):
+        for member in sorted(members, key=lambda m: "/llm/" not in m.filename):
             match = ours.fullmatch(member.filename)
             if match and match[2] in MARKERS:
                 target = Path(root) / match[1]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(member) as source:
                     replace_file(target, lambda file: shutil.copyfileobj(source, file))
-    archive.unlink()
+
+
+def download_sets(wanted, root):
+    """Fetch the archive of the four released sets and unpack it below `root`."""
+    url, archive = f"{GITHUB}/{DSS}/datasets.zip", Path(root) / "datasets.zip"
+    with alone(root):
+        if wanted.exists():  # another process was faster
+            return
+        try:
+            download(url, archive, DSS_BLOB)
+        except OSError as error:
+            raise InputError(
+                f"no {wanted}, and {url} can't be had ({error}). Go on with --data-root FOLDER "
+                "where the released files are, or with `python train.py`, the toy task") from None
+        try:
+            unpack(archive, root)
+        except Exception as error:  # whatever a damaged archive makes zipfile meet, or a full disk
+            raise InputError(f"{url}: can't be unpacked: {error!r}; it is not kept") from None
+        finally:
+            archive.unlink()
     if not wanted.exists():
         raise FileNotFoundError(f"{wanted}: not in {url}")
 
@@ -389,7 +470,8 @@ class Tokenizer:
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_proto=self.serialized)
             assert [self.pieces.pad_id(), self.pieces.eos_id(), self.pieces.unk_id()] == [0, 1, 2]
-        except (RuntimeError, AssertionError):
+            self.pieces.id_to_piece(list(range(len(self.pieces))))  # each is UTF-8
+        except (RuntimeError, AssertionError, UnicodeDecodeError):
             raise InputError(f"{path}: not a T5 vocabulary (sentencepiece; ids 0 <pad>, 1 </s>, "
                              "2 <unk>)") from None  # fmt: skip
 
