@@ -122,6 +122,13 @@ def student(args, tokenizer):
     return t5.load(folder), folder
 
 
+def ask_to_stop(number, frame):
+    """The first signal lets the loop finish its step and save; the second stops at once."""
+    if stop_asked:
+        sys.exit(128 + number)
+    stop_asked.append(number)
+
+
 def write_json(path, value):
     t5.replace_file(path, lambda file: file.write(json.dumps(value, indent=2).encode()))
 
@@ -174,8 +181,12 @@ def main(argv=None):
     test = data.load(name, "test", args.data_root)
     teacher = sum(data.is_correct(name, e.llm_label, e.label) for e in train) / len(train)
     blank = sum(not e.rationale for e in train)
+    known = any(e.llm_label for e in train)
+    if args.labels == "llm" and not known:
+        raise InputError(f"{name}: --labels llm needs the teacher's labels, and there are none")
     say(f"{name}: {len(train):,} train, {len(valid):,} valid, {len(test):,} test examples; of the "
-        f"teacher's train labels {teacher:.2%} are right, {blank} rationales are blank")
+        f"teacher's train labels {f'{teacher:.2%} are right' if known else 'none is known'}, "
+        f"{blank} rationales are blank")
     tokenizer = data.Tokenizer(find_tokenizer(args))
     ids = data.encode(train, tokenizer, args.method, args.labels)
 
@@ -193,13 +204,14 @@ def main(argv=None):
     # the run's folder, and its state if there is one
 
     run = Path(args.out) / run_name(args)
-    settings = vars(args) | {"vocabulary": hashlib.sha256(tokenizer.serialized).hexdigest()}
+    vocabulary = hashlib.sha256(tokenizer.serialized).hexdigest()
+    settings = vars(args) | {"precision": precision, "vocabulary": vocabulary}
     if (run / "metrics.json").exists():
         raise InputError(f"{run} is finished and stays as it is: see it with `python eval.py {run}`"
                          ", or train another with --seed or --out")
     if (run / "state.pt").exists() and not args.resume:
         raise InputError(f"{run} was begun: go on with --resume, or begin another with --out")
-    step, best, log = 0, {"accuracy": -1.0, "step": 0}, []
+    step, best, log, spent = 0, {"accuracy": -1.0, "step": 0}, [], 0.0
     if (run / "state.pt").exists():
         state = torch.load(run / "state.pt", map_location=device, weights_only=True)
         before = state["settings"]
@@ -215,7 +227,7 @@ def main(argv=None):
                 torch.cuda.set_rng_state(state["random_cuda"].cpu(), device)
         else:
             torch.manual_seed(args.seed + rank + 1_000_003 * state["step"])
-        step, best = state["step"], state["best"]
+        step, best, spent = state["step"], state["best"], state["spent"]
         log = (run / "log.jsonl").read_text().splitlines(keepends=True)[:step]
     if rank == 0:
         (run / "last").mkdir(parents=True, exist_ok=True)
@@ -321,7 +333,8 @@ def main(argv=None):
                 if rank == 0:
                     t5.save(model, run)
         if rank == 0:
-            state = {"step": step, "best": best, "settings": settings, "model": model.state_dict(),
+            state = {"step": step, "best": best, "spent": spent + time.time() - began,
+                     "settings": settings, "model": model.state_dict(),
                      "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(),
                      "random": torch.get_rng_state()}
             if device.type == "cuda":
@@ -335,7 +348,7 @@ def main(argv=None):
     # --------------------------------------------------------------------------------------------
     # the last look: test, with the weights that were best on validation and with the last
 
-    took = time.time() - began
+    took = spent + time.time() - began
     metrics = {"validation_accuracy": best["accuracy"], "best_step": best["step"],
                "examples": args.steps * args.batch_size, "seconds": round(took, 1)}
     if scaler.is_enabled():
@@ -364,5 +377,5 @@ def main(argv=None):
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stop_asked.append(number))
+        signal.signal(number, ask_to_stop)
     sys.exit(judge.run_for_user("train.py", main))

@@ -193,14 +193,14 @@ def test_a_line_may_hold_ten_megabytes_and_any_character(tmp_path):
     text = "a\u2028b\u2029c\x85d\u00e9 \U0001f600" + "x" * 10_000_000
     line = json.dumps(GOOD["mine"] | {"input": text}, ensure_ascii=False)
     write_set(tmp_path, "mine").write_text(line, encoding="utf-8")
-    assert load(tmp_path, "mine") == [Example(text, "red", "so", "red")]
+    assert load(tmp_path, "mine") == [Example(text, "red", "so", "")]
 
 
 def test_a_users_folder_may_hold_the_teachers_labels_and_a_validation_set(tmp_path):
     lines = [GOOD["mine"] | more for more in ({}, {"llm_label": "blue"}, {"llm_label": ""})]
     text, folder = "\n".join(map(json.dumps, lines)), str(tmp_path / "mine")
     write_set(tmp_path, "mine").write_text(text)
-    expected = [Example("One?", "red", "so", teacher) for teacher in ("red", "blue", "")]
+    expected = [Example("One?", "red", "so", teacher) for teacher in ("", "blue", "")]
     assert data.load(folder, "train") == data.load(Path(folder), "train") == expected
     assert [len(part) for part in data.train_and_valid(folder)] == [2, 1]  # a tenth of train
     Path(folder, "valid.jsonl").write_text(text + "\n" + text)

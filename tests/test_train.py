@@ -201,6 +201,7 @@ MISTAKES = [
     (["--weights", "{own}"], "spiece.model: not there"),
     (["--weights", "{own}", "--tokenizer", "{spiece}"], "config.json"),
     (["--steps", "0"], "--steps: expected more than 0"),
+    (["--dataset", "{own}", "--labels", "llm"], "needs the teacher's labels"),
     (["--subsample", "1.5"], "must be in (0, 1]"),
     (["--lr", "1e9", "--steps", "30", "--eval-every", "10"], "lower --lr"),
     (["--out", "{spiece}"], "Not a directory"),
