@@ -127,6 +127,7 @@ def ask_to_stop(number, frame):
     if stop_asked:
         sys.exit(128 + number)
     stop_asked.append(number)
+    os.write(2, b"train.py: stopping after this step, which is saved; again to stop at once\n")
 
 
 def write_json(path, value):

@@ -108,7 +108,8 @@ def test_a_signal_saves_the_step_and_the_run_resumes_from_it(toy, tmp_path, numb
     time.sleep(1.0)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number and err == ""
+    assert process.returncode == 128 + number
+    assert err == "train.py: stopping after this step, which is saved; again to stop at once\n"
     assert "all of it saved: go on with --resume" in out
     state = torch.load(the_run(tmp_path / "cut") / "state.pt", weights_only=True)
     assert 0 < state["step"] == len(log_of(the_run(tmp_path / "cut")))
