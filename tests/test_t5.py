@@ -281,6 +281,15 @@ def test_a_batch_is_decoded_as_each_row_alone(config):
         assert_near(F.pad(alone[1][0], (0, missing)), log_probs[b], atol=1e-4)
 
 
+def test_weights_are_packed_only_while_a_model_generates(monkeypatch):
+    model, seen = lively(t5.T5, TINY), []
+    monkeypatch.setattr(model, "logits", lambda x: seen.append(len(t5.PACKED)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.generate(torch.ones(B, S, dtype=torch.long), 2)
+    matrices = sum(p.ndim == 2 for p in model.parameters())
+    assert seen == [matrices * torch.backends.mkldnn.is_available()] and not t5.PACKED
+
+
 def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
     model, (input_ids, _) = lively(t5.T5, replace(TINY, dropout_rate=0.5)), make_batch(TINY)
     expected = model.generate(input_ids, T)
