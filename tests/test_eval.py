@@ -427,5 +427,5 @@ def test_every_command_of_the_readme_is_one_that_the_programs_take():
     found = re.findall(r"python (train|eval)\.py([^`;|\n]*)", readme)
     assert len(re.findall(r"^\| .*\| `python ", readme, re.MULTILINE)) > 15  # of the paper's
     for program, flags in found:
-        flags = flags.replace("--method $m", "--method mi").replace("$s", "0")
+        flags = flags.replace("--method $m", "--method mi").replace("$s", "0").replace("$f", "0.5")
         {"train": train, "eval": judge}[program].parse(shlex.split(flags))
