@@ -84,7 +84,7 @@ def kill_and_resume(root, folder, kills, seed=0, steps=60):
     while kills or not any(cut.glob("*/metrics.json")):
         if any(cut.glob("*/metrics.json")):  # it got to the end: look, and begin another
             assert_same_run(the_run(whole), the_run(cut))
-            cut.rename(folder / f"done-{kills}")
+            cut.rename(folder / f"done-{time.time_ns()}")
         process = start(command(root, cut, "--steps", steps, "--resume"))
         try:
             process.wait(rng.uniform(0.3, 1.0) * lasts if kills else 300)
