@@ -28,7 +28,7 @@ import numpy as np
 import sentencepiece
 import torch
 
-from t5 import EOS, PAD, InputError, replace_file
+from t5 import EOS, PAD, InputError, replace_file, unique
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,6 @@ def read_text(path):
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}, line {line}: expected UTF-8, found another encoding") from None
-
-
-def unique(pairs):  # JSON keeps the last of two equal keys and says nothing
-    expect("each key once", [key for key, _ in pairs], len(dict(pairs)) == len(pairs))
-    return dict(pairs)
 
 
 def parse(text):

@@ -3,11 +3,12 @@
     python eval.py runs/toy-tiny-mi-s0                       # accuracy and calibration (Table 6)
     python eval.py runs/toy-tiny-mi-s? --against runs/toy-tiny-dss-s?
     python eval.py runs/toy-tiny-mi-s0 --rationales          # what they contain; --judge: Table 7
-    python eval.py runs/toy-tiny-mi-s0 --ask "Ann has 3 pens. Ben has 2. Who has more?"
+    python eval.py runs/toy-tiny-mi-s0 --ask "Anna had 30 pens. Ben gave Anna 12 pens. ..."
     python eval.py --table runs                              # mean and deviation over seeds
     python eval.py EXPORT --dataset svamp --method mi        # a T5 folder train.py did not write
 
-Every interval is a bootstrap over examples: the 2.5% and 97.5% points of RESAMPLES resamples.
+Every interval is a bootstrap over examples (comparing groups of runs, over runs too): the 2.5% and
+97.5% points of RESAMPLES resamples.
 The confidence of an answer, `--confidence`:
   sequence  the product of the probabilities of the tokens written for it, </s> included
             (`single`: the rationale's too)
@@ -258,7 +259,7 @@ def chat_requests(examples, rationales, model):
 def read_replies(path):
     """A file of JSON lines with `request` and `reply` -> {request, as JSON: [reply]}."""
     replies = {}
-    for line in data.read_text(path).splitlines():
+    for line in data.read_text(path).split("\n"):
         try:
             line = json.loads(line)
             if line["reply"] is not None:
@@ -333,9 +334,8 @@ def judge_rationales(student, args):
     examples, model, log = student.examples, args.judge_model, student.run / "judge.jsonl"
     texts = [example.rationale for example in examples]
     asked = chat_requests(examples, texts if args.judge_teacher else student.rationales(), model)
-    key = "".join(os.environ.get("OPENAI_API_KEY", "").split())
     if "://" in args.judge:
-        ask_judge(args.judge, asked, log, key)
+        ask_judge(args.judge, asked, log, "".join(os.environ.get("OPENAI_API_KEY", "").split()))
     elif not (log := Path(args.judge)).exists():
         lines = [json.dumps({"request": body, "reply": None}) + "\n" for _, body in asked]
         t5.replace_file(log, lambda file: file.write("".join(lines).encode()))
@@ -388,11 +388,12 @@ class Student:
     def answered(self, split):
         if self.name is None:
             raise InputError(f"{self.run} has no settings.json, so --dataset is needed")
-        chosen = [self.settings[key] for key in ("dataset", "data_root", "subsample", "seed")]
+        root, fraction, seed = (self.settings[key] for key in ("data_root", "subsample", "seed"))
         if split == "test":
-            self.examples = data.load(*chosen[:1], split, chosen[1])
+            self.examples = data.load(self.name, split, root)
         else:
-            self.examples = data.train_and_valid(*chosen)[split == "valid"]
+            both = data.train_and_valid(self.name, root, fraction, seed)
+            self.examples = both[split == "valid"]
         self.answers = answer(self.model, self.tokenizer, self.examples, self.method)
         self.right = np.array(correct(self.name, self.tokenizer, self.examples, self.answers))
         return self

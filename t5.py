@@ -69,8 +69,8 @@ PACKED = {}  # weight: a copy in oneDNN's own layout, while a model generates on
 
 @contextmanager
 def packed(model, rows):
-    """Inside, `linear` takes oneDNN for fp32 on the CPU: for a batch of few rows, as in decoding,
-    up to twice as fast as F.linear, which takes MKL. Packing costs as much as a step or two."""
+    """Inside, `linear` takes oneDNN for fp32 on the CPU, where F.linear takes MKL, which is slow
+    for the few rows of a decoding step. Packing the weights costs about as much as a step."""
     weights = [p for p in model.parameters() if p.ndim == 2]
     plain = all(w.is_cpu and w.dtype == torch.float32 for w in weights)
     if plain and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
@@ -409,7 +409,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.half, "BF16":
 
 
 def unique(pairs):  # JSON keeps the last of two equal keys and says nothing
-    check(len(dict(pairs)) == len(pairs), "a name stands twice in its header")
+    names = [name for name, _ in pairs]
+    check(len(set(names)) == len(names), f"expected each name once, found {names!r:.60}")
     return dict(pairs)
 
 

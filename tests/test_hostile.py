@@ -122,8 +122,8 @@ BAD_SAFE = {  # what stands in place of the file's bytes, words of the message
     "header a list": (rewritten(lambda header: [header]), "the file"),
     "header null": (rewritten(lambda header: None), "the file"),
     "header of 10,000 lists": (lambda raw: packed(b"[" * 10_000, b""), "recursion"),
-    "a name twice": (rewritten(twice), "twice"),
-    "a field twice": (lambda raw: packed(b'{"a": {"dtype": "F32", "dtype": "F32"}}', b""), "twice"),
+    "a name twice": (rewritten(twice), "once"),
+    "a field twice": (lambda raw: packed(b'{"a": {"dtype": "F32", "dtype": "F32"}}', b""), "once"),
     "metadata a number": (rewritten(lambda header: header | {"__metadata__": 7}), "the file"),
     "entry a number": (rewritten(lambda header: header | {NORM: 7}), NORM),
     **{f"no {field}": (rewritten({field: "gone"}), f"{NORM} {field}")
