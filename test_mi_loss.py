@@ -214,6 +214,33 @@ def test_padding_changes_nothing_but_released_where_neighbours_lengths_matter(fo
     assert gradients(form, reduce)[1][~MASKS[1]].any() == (form == "released")
 
 
+def test_paper_asks_the_rationale_for_every_word_of_the_label_and_for_few_others():
+    """Three certain words are the label: f(V) = 1/3 each. A rationale that says n words for certain,
+    these among them, has f(Z) = 1/n each, and L_CE = ln n: 1.10 for n = 3, 1.61 for n = 5. Where
+    one of the three is nowhere more probable than p, 1/3 ln(1/p) is added. Descent then raises that
+    word at the one position where it is most probable, though the target there is another: a
+    student whose rationales lack the label's `=` and `)` may learn to add them.
+    """
+
+    def says(words, p):  # (1, T, 12) logits; word 6 has p at position 1, elsewhere less
+        logits = torch.full((1, len(words), 12), -40.0)
+        logits[0, range(len(words)), words] = 0.0
+        logits[0, 1, 6] = max(logits[0, 1, 6], math.log(p))
+        return logits.requires_grad_()
+
+    def L_CE(rationale):
+        label = says([5, 6, 1], 1.0)
+        masks = (torch.ones(1, x.shape[1], dtype=torch.bool) for x in (label, rationale))
+        return mi_loss(label, rationale, *masks)
+
+    assert close(L_CE(says([5, 6, 1], 1.0)), math.log(3))
+    assert close(L_CE(says([7, 6, 8, 5, 1], 1.0)), math.log(5))
+    lacks = says([7, 9, 8, 5, 1], 1e-9)
+    assert close(L_CE(lacks), math.log(5) + math.log(1e9) / 3)
+    to_word_6 = grad(L_CE(lacks), lacks)[0][0, :, 6]
+    assert to_word_6.argmin() == 1 and to_word_6[1] < -0.3 and (to_word_6 < -1e-6).sum() == 1
+
+
 @each_form
 @each_reduce
 def test_gradient_reaches_both_tasks_but_in_released_the_rationale_alone(form, reduce):

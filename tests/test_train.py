@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import data
+import gradients
 import t5
 import train
 
@@ -318,3 +319,33 @@ def test_real_data_with_the_real_vocabulary(tmp_path):
     config = t5.read_config(folder / "config.json")
     assert (config.vocab_size, config.num_tokens) == (32_128, 32_100)
     assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
+
+
+def test_the_gradients_of_tests_gradients_add_up_and_released_reaches_one_task(toy, monkeypatch,
+                                                                               capsys):  # fmt: skip
+    flags = ["--data-root", str(toy), "--batch-size", "8"]
+    monkeypatch.setattr(sys, "argv", ["gradients.py", *flags])
+    gradients.main()
+    assert len(capsys.readouterr().out.splitlines()) == 3 + 11
+    args = train.parse(flags)
+    tokenizer = data.Tokenizer(train.find_tokenizer(args))
+    ids = data.encode(data.load("toy", "test", toy), tokenizer, "mi")
+    torch.manual_seed(0)
+    model = train.student(args, tokenizer)[0].eval()
+    [(sources, targets)], _ = data.collate(ids[:8], "cpu")
+    for form, row in ("paper", 2), ("released", 5), ("kl", 8):
+        args.mi = form
+        terms = gradients.weighted_terms(model, sources, targets, "max")
+        loss, _ = train.training_loss(model, sources, targets, args)
+        assert loss.item() == pytest.approx(sum(terms[i][1].item() for i in (0, 1, row)), abs=1e-5)
+        weights = list(model.parameters())
+        whole, label, rationale = (
+            torch.autograd.grad(terms[i][1], weights, retain_graph=True, materialize_grads=True)
+            if terms[i][1].requires_grad else [torch.zeros_like(p) for p in weights]
+            for i in (row, row + 1, row + 2))  # fmt: skip
+        for a, b, c in zip(whole, label, rationale):
+            assert torch.allclose(a, b + c, atol=1e-6)
+        assert any(g.any() for g in label) == (form != "released")
+    table = gradients.measures(model, terms)
+    assert torch.allclose(table[:, 1], table[:, 2:5].norm(dim=1), rtol=1e-4)  # no part forgotten
+    assert torch.allclose(table[[0, 1], [5, 6]], torch.ones(2))

@@ -1,0 +1,82 @@
+"""What each term of Eq. 10 asks of the student: the size and the direction of its gradient.
+
+    python tests/gradients.py                                   # toy, random weights
+    python tests/gradients.py --weights runs/toy-tiny-dss-s0    # toy, a trained student
+
+Takes the flags of train.py. For each term with its weight (0.5, 0.5, 0.1), without dropout, the
+medians over eight training batches of: its value, the norm of its gradient, the norms of what reaches
+the embedding, the encoder and the decoder, and the cosines of the angles to the gradients of the
+first two terms. L_CE also as it reaches them through the label's logits, and the rationale's, alone.
+"""
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import data
+import train
+from mi_loss import mi_loss, token_cross_entropy
+
+PARTS = ("", ("embedding", "head"), "encoder", "decoder")  # how their parameters' names begin
+
+
+def weighted_terms(model, sources, targets, reduce):
+    """[(name, scalar)], those of Eq. 10: L_CE in every form, whole and through one task alone."""
+    encoded, B = model.encode(sources), len(targets[0])
+    label, rationale = (
+        model.logits(model.decode(ids, memory, source))
+        for ids, memory, source in zip(targets, encoded.split(B), sources.split(B)))  # fmt: skip
+    terms = [("0.5 L_prediction", 0.5 * token_cross_entropy(label, targets[0])),
+             ("0.5 L_generation", 0.5 * token_cross_entropy(rationale, targets[1]))]  # fmt: skip
+    for form in ("paper", "released", "kl"):
+        for name, logits in ((f"0.1 L_CE, {form}", (label, rationale)),
+                             ("    through the label", (label, rationale.detach())),
+                             ("    through the rationale", (label.detach(), rationale))):
+            L_CE = mi_loss(*logits, targets[0] != 0, targets[1] != 0, form, reduce)
+            terms.append((name, 0.1 * L_CE))
+    return terms
+
+
+def measures(model, terms):
+    """(len(terms), 1 + len(PARTS) + 2): each one's value, norms and cosines."""
+    names, parameters = zip(*model.named_parameters())
+    grads = [
+        torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
+        if term.requires_grad else [torch.zeros_like(p) for p in parameters]
+        for _, term in terms]  # fmt: skip
+    whole = [torch.cat([g.flatten() for g in grad]) for grad in grads]
+    table = []
+    for (_, term), grad, flat in zip(terms, grads, whole):
+        parts = [[g.norm() for n, g in zip(names, grad) if n.startswith(part)] for part in PARTS]
+        norms = [torch.stack(part).norm() for part in parts]
+        cosines = [torch.cosine_similarity(flat, other.double(), 0) for other in whole[:2]]
+        table.append(torch.stack([term.detach(), *norms, *cosines]))
+    return torch.stack(table)
+
+
+def main():
+    args = train.parse()
+    examples, _ = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
+    tokenizer = data.Tokenizer(train.find_tokenizer(args))
+    ids = data.encode(examples, tokenizer, "mi", args.labels)
+    torch.manual_seed(args.seed)
+    model, origin = train.student(args, tokenizer)
+    model.eval()
+    tables = []
+    for rows in islice(data.batches([1] * len(ids), args.batch_size, args.seed), 8):
+        [(sources, targets)], _ = data.collate([ids[i] for i in rows], "cpu")
+        terms = weighted_terms(model, sources, targets, args.reduce)
+        tables.append(measures(model, terms))
+    print(f"{args.dataset}, {args.size}, {origin}; 8 batches of {args.batch_size}")
+    print(f"{'':26}{'':9}{'norm of the gradient':^40}  cosine to the first two")
+    print(f"{'':26}{'value':>9}{'all':>10}{'embedding':>10}{'encoder':>10}{'decoder':>10}")
+    for (name, _), row in zip(terms, torch.stack(tables).median(0).values):
+        print(f"{name:26}{row[0]:9.4f}" + "".join(f"{x:10.4f}" for x in row[1:5])
+              + "".join(f"{x:11.2f}" for x in row[5:]))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
