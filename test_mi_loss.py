@@ -215,11 +215,11 @@ def test_padding_changes_nothing_but_released_where_neighbours_lengths_matter(fo
 
 
 def test_paper_asks_the_rationale_for_every_word_of_the_label_and_for_few_others():
-    """Three certain words are the label: f(V) = 1/3 each. A rationale that says n words for certain,
+    """Three certain words are the label: f(V) = 1/3 each. A rationale that says n certain words,
     these among them, has f(Z) = 1/n each, and L_CE = ln n: 1.10 for n = 3, 1.61 for n = 5. Where
-    one of the three is nowhere more probable than p, 1/3 ln(1/p) is added. Descent then raises that
-    word at the one position where it is most probable, though the target there is another: a
-    student whose rationales lack the label's `=` and `)` may learn to add them.
+    one of the three is nowhere more probable than p, 1/3 ln(1/p) is added. Descent then raises
+    that word at the one position where it is most probable, whatever the target is there: a
+    student whose rationales lack the label's `)` may learn to add it.
     """
 
     def says(words, p):  # (1, T, 12) logits; word 6 has p at position 1, elsewhere less
