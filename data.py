@@ -527,12 +527,17 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim=True):
     totals, micro_batches = [sum(task) for task in lengths] + [len(batch)], []
     widths = [0 if trim else max(task) for task in lengths]
     share = batch[rank::world]
+    pinned = torch.device(device).type == "cuda"  # its copies then need not be waited for
+
+    def moved(ids):
+        return (ids.pin_memory() if pinned else ids).to(device, non_blocking=True)
+
     for first in range(0, len(share), micro_batch or len(share)):
         rows = share[first : first + (micro_batch or len(share))]
         sources, targets = (list(zip(*part)) for part in zip(*rows))
         sources = pad([ids for task in sources for ids in task])
         targets = [pad(task, width) for task, width in zip(targets, widths)]
-        micro_batches.append((sources.to(device), [task.to(device) for task in targets]))
+        micro_batches.append((moved(sources), list(map(moved, targets))))
     return micro_batches, totals
 
 

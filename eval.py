@@ -62,10 +62,12 @@ def write(model, tokenizer, texts, max_new_tokens):
     device = next(model.parameters()).device
     ids = [tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
     written = [None] * len(ids)
-    for rows in in_batches(ids, 64):
-        out, log_probs = model.generate(data.pad([ids[i] for i in rows]).to(device), max_new_tokens)
-        for i, row, log_prob in zip(rows, out.tolist(), log_probs.double().sum(1).tolist()):
-            written[i] = tokenizer.decode(row), log_prob
+    with t5.packed(model, 64):
+        for rows in in_batches(ids, 64):
+            source = data.pad([ids[i] for i in rows]).to(device)
+            out, log_probs = model.generate(source, max_new_tokens)
+            for i, row, log_prob in zip(rows, out.tolist(), log_probs.double().sum(1).tolist()):
+                written[i] = tokenizer.decode(row), log_prob
     return written
 
 

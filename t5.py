@@ -70,7 +70,11 @@ PACKED = {}  # weight: a copy in oneDNN's own layout, while a model generates on
 @contextmanager
 def packed(model, rows):
     """Inside, `linear` takes oneDNN for fp32 on the CPU, where F.linear takes MKL, which is slow
-    for the few rows of a decoding step. Packing the weights costs about as much as a step."""
+    for the few rows of a decoding step. Packing costs about as much as a step: around several
+    calls of `generate`, if the weights stay as they are, it is done once."""
+    if PACKED:
+        yield
+        return
     weights = [p for p in model.parameters() if p.ndim == 2]
     plain = all(w.is_cpu and w.dtype == torch.float32 for w in weights)
     if plain and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
@@ -83,7 +87,7 @@ def packed(model, rows):
 
 
 def linear(x, weight):  # (..., D), (N, D) -> (..., N)
-    if weight in PACKED:
+    if PACKED and weight in PACKED:
         return torch.ops.mkldnn._linear_pointwise(x, PACKED[weight], None, "none", [], "")
     return F.linear(x, weight)
 

@@ -66,8 +66,11 @@ def parse(argv=None):
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, help="of weights, order, dropout and --subsample")
     add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
-        help="auto: fp32 on the CPU; on CUDA bf16, or fp16 where the card has no bf16")  # fmt: skip
+        help="auto: fp32 on the CPU; on CUDA bf16, or fp16 where the card has no bf16; matrix "
+        "products of fp32 are tf32 there")  # fmt: skip
     add("--device", help="default: cuda if there is one, else cpu")
+    add("--compile", action="store_true",
+        help="torch.compile the loss, with other dropout; on the CPU it needs a C++ compiler")
     add = parser.add_argument_group("where things are").add_argument
     add("--data-root", default="datasets", help="the released files, downloaded if not there")
     add("--weights", metavar="FOLDER", help="a T5: config.json, weights, spiece.model")
@@ -162,6 +165,7 @@ def main(argv=None):
     device = torch.device(gpu if args.device in (None, "cuda") else args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
     precision = args.precision
     if precision == "auto":
         half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp16"
@@ -267,9 +271,11 @@ def main(argv=None):
     start, pending = step, []
     lengths = [max(map(len, sources)) for sources, _ in ids]
     batches = data.batches(lengths, args.batch_size, args.seed, start, args.window)
-    # as many examples at once as make about 2**24 logits, 64 MB, where targets are 64 ids long
-    most = 2**24 if device.type == "cpu" else 2**28
+    # as many examples at once as make about `most` logits where targets are 64 ids long; on the CPU
+    # 32 MB of them, since Linux maps a larger tensor anew, page by page, each time it is made
+    most = 2**23 if device.type == "cpu" else 2**28
     micro_batch = args.micro_batch or max(1, most // (64 * model.config.vocab_size))
+    loss_of = torch.compile(training_loss, dynamic=True) if args.compile else training_loss
     trim = not (args.method == "mi" and args.mi == "released")  # its loss depends on the padding
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
     while step < args.steps:
@@ -278,7 +284,7 @@ def main(argv=None):
         terms = {}
         for sources, targets in micro_batches:  # their losses and gradients add up to the batch's
             with autocast():
-                loss, parts = training_loss(model, sources, targets, args, totals)
+                loss, parts = loss_of(model, sources, targets, args, totals)
             scaler.scale(loss).backward()
             for term, part in parts.items():
                 terms[term] = terms.get(term, 0.0) + part

@@ -1,13 +1,15 @@
 """How fast and how light: this code against transformers running the released computation.
 
-    python tests/bench.py                            # training, decoding, memory
-    python tests/bench.py --student runs/RUN         # and decoding with a student that stops
+    python tests/bench.py                            # training, decoding, memory: about an hour
+    python tests/bench.py training                   # one of them
+    python tests/bench.py decoding --student RUN     # also with a student that stops
     python tests/bench.py --quick                    # a look: one round, batch 8 only
-    python tests/bench.py --padding                  # the share of padding, with and without order
+    python tests/bench.py padding                    # the share of padding, with and without order
 
 Full `small` size with random weights, fp32, real SVAMP batches and the real vocabulary. Both sides
 take the same AdamW step on the same number of examples, in one process and in turn; a figure is the
-median of the rounds. Memory is the peak of a process of its own, PyTorch and all.
+median of the rounds. Memory is the peak of a process of its own, PyTorch and all. RUN is a student
+of size small that train.py trained on SVAMP with this vocabulary.
 """
 
 import argparse
@@ -38,15 +40,21 @@ SHARED = ROOT.parent / "shared"
 
 def parse():
     parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
+    parts = ["training", "decoding", "memory", "padding"]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {', '.join(parts[:3])}")
     parser.add_argument("--data-root", default=SHARED / "dss", help="with svamp/")
     parser.add_argument("--tokenizer", default=SHARED / "t5" / "spiece.model")
     parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--padding", action="store_true", help="only this")
     parser.add_argument("--measure", nargs=3, metavar=("SIDE", "BATCH", "VOCABULARY"),
                         help="only this: print the peak memory of two steps")  # fmt: skip
-    return parser.parse_args()
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(parts):
+        parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(parts)}")
+    args.parts = args.parts or parts[:3]
+    args.rounds = 1 if args.quick else args.rounds
+    return args
 
 
 def encoded(args, name="svamp"):
@@ -74,7 +82,7 @@ def our_step(ids, batch_size, vocabulary=32_128):
     optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
     lengths = [max(map(len, sources)) for sources, _ in ids]
     batches = data.batches(lengths, batch_size, 0)
-    micro_batch = max(1, 2**24 // (64 * vocabulary))
+    micro_batch = max(1, 2**23 // (64 * vocabulary))  # as train.py on the CPU
 
     def step():
         rows = [ids[i] for i in next(batches)]
@@ -133,8 +141,8 @@ def in_turn(ours, theirs, rounds):
     return statistics.median(a), statistics.median(b), ratio
 
 
-def row(name, ours, theirs, ratio, unit):
-    print(f"{name:<44}{ours:>10.2f}{theirs:>14.2f}{ratio:>8.2f} x  {unit}", flush=True)
+def row(name, ours, theirs, ratio):
+    print(f"{name:<44}{ours:>10.2f}{theirs:>14.2f}{ratio:>8.2f} x", flush=True)
 
 
 def matrix_peak():
@@ -151,32 +159,48 @@ def measure_in_process(args, side, batch_size, vocabulary):
     return float(done.stdout)
 
 
+def bench_training(args):
+    ids, B = encoded(args), 8 if args.quick else 32
+    ours, theirs = our_step(ids, B), their_step(ids, B)
+    four = lambda: [ours() for _ in range(4)]  # batches by length differ: several to a round
+    a, b, ratio = in_turn(four, theirs, args.rounds)
+    row(f"training, examples a second, batch {B}", 4 * B / a, B / b, 4 * ratio)
+    with FlopCounterMode(display=False) as counter:
+        took = seconds(four)
+    rate = counter.get_total_flops() / took / 1e9
+    print(f"    our step's matrix products: {rate:.0f} GFLOP/s; a large one: {matrix_peak():.0f}")
+
+
 def bench_decoding(args):
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     examples = data.load("svamp", "test", args.data_root)
     tokenizer = data.Tokenizer(args.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        t5.save(t5.T5(t5.PRESETS["small"]), folder)
-        sides = [("fixed 48 tokens, 64 rows", Path(folder), 48)]
+        own_head = dict(tie_word_embeddings=False, scale_decoder_outputs=False)
+        model = t5.T5(replace(t5.PRESETS["small"], **own_head))  # tied, it repeats what it reads
+        with torch.no_grad():
+            model.head.weight[: t5.EOS + 1] = 0.0  # never the most probable: it does not stop
+        t5.save(model, folder)
+        sides = [("fixed 48 tokens", folder, "predict", 48)]
         if args.student:
-            sides += [("labels, SVAMP test, stopping", args.student, judge.MAX_LABEL),
-                      ("rationales, SVAMP test, stopping", args.student, 64)]  # fmt: skip
-        for name, weights, length in sides:
-            fixed = weights == Path(folder)
+            sides += [("labels, stopping", args.student, "predict", judge.MAX_LABEL),
+                      ("rationales, stopping", args.student, "explain", 64)]  # fmt: skip
+        for name, weights, task, length in sides:
             model = t5.load(weights)
             theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
             unnamed = list(range(model.config.num_tokens, model.config.vocab_size))
-            prefix = "explain: " if name.startswith("rationales") else "predict: "
-            texts = [prefix + e.input for e in examples[: 64 if fixed else None]]
-            ids, found = [tokenizer.encode(text) for text in texts], {}
+            ids = [tokenizer.encode(f"{task}: {example.input}") for example in examples]
+            found = {}
 
-            def we(order=sorted(range(len(ids)), key=lambda i: len(ids[i]))):
-                for first in range(0, len(ids), 64):
-                    rows = order[first : first + 64]
-                    out, _ = model.generate(data.pad([ids[i] for i in rows]), length)
-                    found.update(zip(rows, out.tolist()))
+            def we():  # as eval.write
+                with t5.packed(model, 64):
+                    for rows in judge.in_batches(ids, 64):
+                        out, _ = model.generate(data.pad([ids[i] for i in rows]), length)
+                        found.update(zip(rows, out.tolist()))
 
             def they():
                 for first in range(0, len(ids), 64):
@@ -187,12 +211,25 @@ def bench_decoding(args):
                     for i, text in enumerate(out[:, 1:].tolist(), first):
                         found[-1 - i] = text
 
-            a, b, ratio = in_turn(we, they, 1 if args.quick else args.rounds)
-            row(f"decoding, rows a second: {name}", len(ids) / a, len(ids) / b, ratio, "")
+            a, b, ratio = in_turn(we, they, args.rounds)
+            row(f"decoding, rows a second, {name}", len(ids) / a, len(ids) / b, ratio)
             strip = lambda text: [i for i in text if i]
             same = sum(strip(found[i]) == strip(found[-1 - i]) for i in range(len(ids)))
             tokens = sum(len(strip(found[i])) for i in range(len(ids)))
             print(f"    {same} of {len(ids)} outputs identical; {tokens / len(ids):.1f} ids a row")
+
+
+def bench_memory(args):
+    """The peaks by batch and by vocabulary, and what an example more costs with each vocabulary."""
+    sizes = [8] if args.quick else [8, 16, 32]
+    for vocabulary in [32_128] if args.quick else [32_128, 64_256]:
+        peaks = [[measure_in_process(args, side, size, vocabulary) for side in ("ours", "theirs")]
+                 for size in sizes]  # fmt: skip
+        for size, (ours, theirs) in zip(sizes, peaks):
+            row(f"peak memory, GiB, batch {size}, V = {vocabulary:,}", ours, theirs, theirs / ours)
+        if len(sizes) > 1:
+            growth = [1024 * (b - a) / (sizes[-1] - sizes[0]) for a, b in zip(peaks[0], peaks[-1])]
+            row("    of it for each example more, MiB", *growth, growth[1] / growth[0])
 
 
 def main():
@@ -203,32 +240,16 @@ def main():
         step(), step()
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
         return
-    if args.padding:
+    if "padding" in args.parts:
         for name in ("svamp", "cqa"):
             ids = encoded(args, name)
             print(f"{name}, batch 64: {padding(ids, 1, None):.1%} of the positions are padding in "
-                  f"random batches, {padding(ids, 16, 8):.1%} as train.py orders them")  # fmt: skip
-        return
-    rounds, B = (1, 8) if args.quick else (args.rounds, 32)
+                  f"random batches, {padding(ids, 16, 4):.1%} as train.py orders them")  # fmt: skip
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, small, fp32, SVAMP")
     print(f"{'':44}{'ours':>10}{'transformers':>14}{'':10}")
-    ids = encoded(args)
-    ours, theirs = our_step(ids, B), their_step(ids, B)
-    four = lambda: [ours() for _ in range(4)]  # batches by length differ: several to a round
-    a, b, ratio = in_turn(four, theirs, rounds)
-    row(f"training, examples a second, batch {B}", 4 * B / a, B / b, 4 * ratio, "")
-    with FlopCounterMode(display=False) as counter:
-        took = seconds(four)
-    rate = counter.get_total_flops() / took / 1e9
-    print(f"    our step's matrix products: {rate:.0f} GFLOP/s; a large one: {matrix_peak():.0f}")
-    del ours, theirs, four
-    bench_decoding(args)
-    for size in [8] if args.quick else [8, 16, 32, 64]:
-        sides = [measure_in_process(args, side, size, 32_128) for side in ("ours", "theirs")]
-        row(f"peak memory, GiB, batch {size}", *sides, sides[1] / sides[0], "")
-    for vocabulary in [] if args.quick else [32_128, 64_256]:
-        sides = [measure_in_process(args, side, 16, vocabulary) for side in ("ours", "theirs")]
-        row(f"peak memory, GiB, batch 16, V = {vocabulary:,}", *sides, sides[1] / sides[0], "")
+    for bench in bench_training, bench_decoding, bench_memory:
+        if bench.__name__.removeprefix("bench_") in args.parts:
+            bench(args)
 
 
 if __name__ == "__main__":

@@ -290,6 +290,20 @@ def test_weights_are_packed_only_while_a_model_generates(monkeypatch):
     assert seen == [matrices * torch.backends.mkldnn.is_available()] and not t5.PACKED
 
 
+def test_weights_packed_around_several_calls_are_packed_once_and_write_the_same():
+    model, other, (input_ids, _) = lively(t5.T5, TINY), lively(t5.T5, TINY), make_batch(TINY)
+    with torch.no_grad():
+        other.embedding.weight.neg_()
+    expected = [m.generate(input_ids, T)[0] for m in (model, other)]
+    assert not torch.equal(*expected)
+    with t5.packed(model, B):
+        before = list(map(id, t5.PACKED.values()))
+        for m, ids in zip((model, other), expected):  # also a model that is not packed
+            assert torch.equal(m.generate(input_ids, T)[0], ids)
+            assert list(map(id, t5.PACKED.values())) == before
+    assert not t5.PACKED
+
+
 def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
     model, (input_ids, _) = lively(t5.T5, replace(TINY, dropout_rate=0.5)), make_batch(TINY)
     expected = model.generate(input_ids, T)
