@@ -189,6 +189,26 @@ def test_micro_batches_are_the_plain_objective_on_the_whole_batch(toy, form, red
             assert (a - b).abs().max() < tolerance * max(1.0, a.abs().max())
 
 
+def test_compile_takes_the_loss_as_one_graph_with_the_same_gradients(toy):
+    """Up to the code that a C++ compiler would make of it, which takes it minutes."""
+    torch.manual_seed(0)
+    tokenizer = data.Tokenizer(toy / "toy" / "spiece.model")
+    rows = data.encode(data.load("toy", "train", toy)[:11], tokenizer, "mi")
+    model = t5.T5(replace(t5.PRESETS["tiny"], vocab_size=512, num_layers=1, num_decoder_layers=1))
+    args = train.parse([])
+    compiled = torch.compile(
+        train.training_loss, dynamic=True, fullgraph=True, backend="aot_eager")  # fmt: skip
+    micro_batches, totals = data.collate(rows, "cpu", 0, 1, 4)
+    for sources, targets in micro_batches:
+        results = []
+        for loss_of in train.training_loss, compiled:
+            loss, terms = loss_of(model, sources, targets, args, totals)
+            grads = torch.autograd.grad(loss, list(model.parameters()))
+            results.append((*terms.values(), *grads))
+        for a, b in zip(*results):
+            assert (a - b).abs().max() < 1e-5 * max(1.0, a.abs().max())
+
+
 def test_dss_is_the_objective_with_alpha3_zero(toy, tmp_path):
     dss = run(toy, tmp_path, "--method", "dss")
     zero = run(toy, tmp_path, "--alpha3", "0")
