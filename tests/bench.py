@@ -221,8 +221,8 @@ def bench_decoding(args):
 
 def bench_memory(args):
     """The peaks by batch and by vocabulary, and what an example more costs with each vocabulary."""
-    sizes = [8] if args.quick else [8, 16, 32]
-    for vocabulary in [32_128] if args.quick else [32_128, 64_256]:
+    plan = {32_128: [8]} if args.quick else {32_128: [8, 16, 32, 64], 64_256: [8, 16, 32]}
+    for vocabulary, sizes in plan.items():
         peaks = [[measure_in_process(args, side, size, vocabulary) for side in ("ours", "theirs")]
                  for size in sizes]  # fmt: skip
         for size, (ours, theirs) in zip(sizes, peaks):
@@ -245,10 +245,11 @@ def main():
             ids = encoded(args, name)
             print(f"{name}, batch 64: {padding(ids, 1, None):.1%} of the positions are padding in "
                   f"random batches, {padding(ids, 16, 4):.1%} as train.py orders them")  # fmt: skip
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, small, fp32, SVAMP")
-    print(f"{'':44}{'ours':>10}{'transformers':>14}{'':10}")
-    for bench in bench_training, bench_decoding, bench_memory:
-        if bench.__name__.removeprefix("bench_") in args.parts:
+    benches = {"training": bench_training, "decoding": bench_decoding, "memory": bench_memory}
+    if wanted := [benches[part] for part in args.parts if part in benches]:
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, small, fp32, SVAMP\n"
+              f"{'':44}{'ours':>10}{'transformers':>14}")  # fmt: skip
+        for bench in wanted:
             bench(args)
 
 
