@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -36,7 +37,8 @@ TOY = {"steps": 1_500, "lr": 4e-3}
 TERMS = ("loss", "prediction", "generation", "mi")
 SAVE_EVERY = 600  # seconds, where validation does not come sooner
 stop_asked = []  # the numbers of the signals that ask for a stop
-# flags that can't change a result, and those with a place of their own in a run's name
+# flags that change a result by rounding and by the draws of dropout at most, and those with a place
+# of their own in a run's name
 UNNAMED = {"dataset", "size", "method", "seed", "data_root", "out", "resume", "device", "tokenizer",
            "micro_batch"}  # fmt: skip
 
@@ -60,17 +62,17 @@ def parse(argv=None):
     add("--lr", type=float, help="of AdamW, falls linearly to 0; default: 5e-5; toy: 4e-3")
     add("--alpha3", type=float, default=0.1, help="weight of L_CE in Eq. 10; the others are 0.5")
     add("--micro-batch", type=int, metavar="N", help="examples computed at once; the result is the "
-        "same but for rounding; default: by the vocabulary and the device")  # fmt: skip
+        "same but for rounding and the dropout's draws; default: by vocabulary and device")  # fmt: skip
     add("--window", type=int, default=16, metavar="N",
         help="batches whose examples are sorted by length together; 1: no sorting")  # fmt: skip
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, help="of weights, order, dropout and --subsample")
-    add("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
-        help="auto: fp32 on the CPU; on CUDA bf16, or fp16 where the card has no bf16; matrix "
-        "products of fp32 are tf32 there")  # fmt: skip
+    add("--precision", choices=["auto", "fp32", "tf32", "bf16", "fp16"],
+        default="auto", help="auto: fp32 on the CPU; on CUDA bf16, or fp16 where the card has no "
+        "bf16; tf32: fp32 with tf32 matrix products where the card has them")  # fmt: skip
     add("--device", help="default: cuda if there is one, else cpu")
     add("--compile", action="store_true",
-        help="torch.compile the loss, with other dropout; on the CPU it needs a C++ compiler")
+        help="torch.compile the loss: minutes at first, then faster; dropout draws other numbers")
     add = parser.add_argument_group("where things are").add_argument
     add("--data-root", default="datasets", help="the released files, downloaded if not there")
     add("--weights", metavar="FOLDER", help="a T5: config.json, weights, spiece.model")
@@ -165,13 +167,17 @@ def main(argv=None):
     device = torch.device(gpu if args.device in (None, "cuda") else args.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.backends.cuda.matmul.fp32_precision = "tf32"
     precision = args.precision
     if precision == "auto":
         half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp16"
         precision = half if device.type == "cuda" else "fp32"
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
+    if args.compile and not shutil.which(compiler := os.environ.get("CXX", "g++")):
+        raise InputError(f"--compile needs a C++ compiler, and there is no {compiler}: install it, "
+                         "name another in CXX, or leave --compile out")
     if world > args.batch_size:
         raise InputError(f"--batch-size {args.batch_size} can't be shared by {world} processes")
     if world > 1:

@@ -3,10 +3,11 @@
     python tests/gradients.py                                   # toy, random weights
     python tests/gradients.py --weights runs/toy-tiny-dss-s0    # toy, a trained student
 
-Takes the flags of train.py. For each term with its weight (0.5, 0.5, 0.1), without dropout, the
-medians over eight training batches of: its value, the norm of its gradient, the norms of what
-reaches the embedding, the encoder and the decoder, and the cosines of the angles to the gradients
-of the first two terms. L_CE also as it comes through the label's logits, or the rationale's, alone.
+Takes train.py's flags of data, weights and seed. For each term with its weight (0.5, 0.5, 0.1),
+without dropout, the medians over nine training batches of: its value, the norm of its gradient, the
+norms of what reaches the embedding, the encoder and the decoder, and the cosines of the angles to
+the gradients of the first three terms. L_CE also as it comes through the label's logits, or the
+rationale's, alone.
 """
 
 import sys
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
+import eval as judge
 import train
 from mi_loss import mi_loss, token_cross_entropy
 
@@ -42,7 +44,7 @@ def weighted_terms(model, sources, targets, reduce):
 
 
 def measures(model, terms):
-    """(len(terms), 1 + len(PARTS) + 2): each one's value, norms and cosines."""
+    """(len(terms), 1 + len(PARTS) + 3): each one's value, norms and cosines."""
     names, parameters = zip(*model.named_parameters())
     grads = [
         torch.autograd.grad(term, parameters, retain_graph=True, materialize_grads=True)
@@ -51,11 +53,11 @@ def measures(model, terms):
     whole = [torch.cat([g.flatten() for g in grad]) for grad in grads]
     table = []
     for (_, term), grad, flat in zip(terms, grads, whole):
-        parts = [[g.norm() for n, g in zip(names, grad) if n.startswith(part)] for part in PARTS]
-        norms = [torch.stack(part).norm() for part in parts]
         # in fp64: 60 million squares summed in fp32 are off in the second digit
-        cosines = [F.cosine_similarity(flat.double(), first.double(), 0) for first in whole[:2]]
-        table.append(torch.stack([term.detach(), *norms, *(x.float() for x in cosines)]))
+        squares = {n: g.double().square().sum() for n, g in zip(names, grad)}
+        norms = [sum(squares[n] for n in names if n.startswith(part)).sqrt() for part in PARTS]
+        cosines = [F.cosine_similarity(flat.double(), first.double(), 0) for first in whole[:3]]
+        table.append(torch.stack([term.detach().double(), *norms, *cosines]))
     return torch.stack(table)
 
 
@@ -68,12 +70,12 @@ def main():
     model, origin = train.student(args, tokenizer)
     model.eval()
     tables = []
-    for rows in islice(data.batches([1] * len(ids), args.batch_size, args.seed), 8):
+    for rows in islice(data.batches([1] * len(ids), args.batch_size, args.seed), 9):
         [(sources, targets)], _ = data.collate([ids[i] for i in rows], "cpu")
         terms = weighted_terms(model, sources, targets, args.reduce)
         tables.append(measures(model, terms))
-    print(f"{args.dataset}, {args.size}, {origin}; 8 batches of {args.batch_size}")
-    print(f"{'':26}{'':9}{'norm of the gradient':^40}  cosine to the first two")
+    print(f"{args.dataset}, {args.size}, {origin}; 9 batches of {args.batch_size}")
+    print(f"{'':26}{'':9}{'norm of the gradient':^40}{'cosine to the first three':^33}")
     print(f"{'':26}{'value':>9}{'all':>10}{'embedding':>10}{'encoder':>10}{'decoder':>10}")
     for (name, _), row in zip(terms, torch.stack(tables).median(0).values):
         print(f"{name:26}{row[0]:9.4f}" + "".join(f"{x:10.4f}" for x in row[1:5])
@@ -81,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(judge.run_for_user("gradients.py", main))

@@ -368,4 +368,4 @@ def test_the_gradients_of_tests_gradients_add_up_and_released_reaches_one_task(t
         assert any(g.any() for g in label) == (form != "released")
     table = gradients.measures(model, terms)
     assert torch.allclose(table[:, 1], table[:, 2:5].norm(dim=1), rtol=1e-4)  # no part forgotten
-    assert torch.allclose(table[[0, 1], [5, 6]], torch.ones(2))
+    assert torch.allclose(table[[0, 1, 2], [5, 6, 7]], torch.ones(3, dtype=torch.float64))
