@@ -62,7 +62,7 @@ def parse(argv=None):
     add("--lr", type=float, help="of AdamW, falls linearly to 0; default: 5e-5; toy: 4e-3")
     add("--alpha3", type=float, default=0.1, help="weight of L_CE in Eq. 10; the others are 0.5")
     add("--micro-batch", type=int, metavar="N", help="examples computed at once; the result is the "
-        "same but for rounding and the dropout's draws; default: by vocabulary and device")  # fmt: skip
+        "same but for rounding and dropout's draws; default: by vocabulary and device")  # fmt: skip
     add("--window", type=int, default=16, metavar="N",
         help="batches whose examples are sorted by length together; 1: no sorting")  # fmt: skip
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")

@@ -171,7 +171,7 @@ def bench_training(args):
     with FlopCounterMode(display=False) as counter:
         [counted() for _ in range(4)]
     rate = counter.get_total_flops() / seconds(lambda: [timed() for _ in range(4)]) / 1e9
-    print(f"    GFLOP/s of matrix products: {rate:.0f} in our step, {matrix_peak():.0f} in a large one")
+    print(f"    GFLOP/s of matrix products: {rate:.0f} in our step, {matrix_peak():.0f} in one alone")
 
 
 def bench_decoding(args):
