@@ -1,6 +1,6 @@
 """How fast and how light: this code against transformers running the released computation.
 
-    python tests/bench.py                            # training, decoding, memory: about an hour
+    python tests/bench.py                            # training, decoding, memory: some 20 minutes
     python tests/bench.py training                   # one of them
     python tests/bench.py decoding --student RUN     # also with a student that stops
     python tests/bench.py --quick                    # a look: one round, batch 8 only
