@@ -166,12 +166,12 @@ def load(name_or_folder, split, root="datasets"):
     elif not path.exists():
         download_sets(path, root)
     lines = read_lines(path, lambda line: input_and_label(name, line))
-    texts = []
-    while (part := root / name / "llm" / f"{split}_CoT_{len(texts)}.json").exists():
-        texts.append(part)
-    raw = [text for part in texts for text in read_array(part)]
+    llm, raw, files = root / name / "llm", [], 0
+    while (part := llm / f"{split}_CoT_{files}.json").exists():
+        raw += read_array(part)
+        files += 1
     if len(raw) != len(lines):
-        raise InputError(f"{root / name / 'llm'}: {len(raw)} teacher texts in {len(texts)} files "
+        raise InputError(f"{llm}: {len(raw)} teacher texts in {files} files "
                          f"{split}_CoT_*.json, expected {len(lines)}, one a line of {path}")
     return [Example(*line, *parse_teacher(name, text)) for line, text in zip(lines, raw)]
 
@@ -315,16 +315,16 @@ def download(url, path, digest):
     What comes before a connection is lost waits in `path`.part for the next try or call, which
     asks for the rest; without a checksum only for the next try, as it may be of another version.
     """
-    part, tries = f"{path}.part", iter(PAUSES)
+    part = f"{path}.part"
     with open(part, "a+b" if digest else "w+b") as file:
-        while True:
+        for pause in (*PAUSES, None):  # None: this try was the last
             began, had = time.time(), file.seek(0, os.SEEK_END)
             try:
                 receive(url, file, digest)
                 break
             except (OSError, http.client.HTTPException, ValueError) as error:
                 code = getattr(error, "code", 400 if isinstance(error, ValueError) else 500)
-                size, pause = file.seek(0, os.SEEK_END), next(tries, None)
+                size = file.seek(0, os.SEEK_END)
                 silent = size == had and time.time() - began >= PATIENCE
                 if pause is None or silent or code < 500 and code != 416:
                     if not (digest and size):
@@ -377,6 +377,7 @@ def unpack(archive, root):
     ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
     with zipfile.ZipFile(archive) as bundle:
         members = bundle.infolist()
+        # the pinned checksum lets nothing else in: this is for the day that the pin is changed
         for name in (member.filename for member in members):
             parts = re.split(r"[/\\]", name)
             expect("members below its own folder", name, parts[0] and ".." not in parts)
@@ -425,11 +426,9 @@ def published(size, names=None, folder="weights"):
     repository, revision = source.split("@")
     names = names or ["config.json", "spiece.model", weights]
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    cached = Path(home) / "hub" / f"models--{repository.replace('/', '--')}"
-    if (branch := cached / "refs" / revision).exists():
-        cached = cached / "snapshots" / branch.read_text().strip()
-    else:
-        cached = cached / "snapshots" / revision
+    cache = Path(home) / "hub" / f"models--{repository.replace('/', '--')}"
+    branch = cache / "refs" / revision  # of a branch: a file that holds its commit
+    cached = cache / "snapshots" / (branch.read_text().strip() if branch.exists() else revision)
     if all((cached / name).exists() for name in names):
         return cached
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -464,9 +463,10 @@ class Tokenizer:
         self.serialized = Path(path).read_bytes()
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_proto=self.serialized)
-            assert [self.pieces.pad_id(), self.pieces.eos_id(), self.pieces.unk_id()] == [0, 1, 2]
+            ids = [self.pieces.pad_id(), self.pieces.eos_id(), self.pieces.unk_id()]
+            expect("0 <pad>, 1 </s>, 2 <unk>", ids, ids == [0, 1, 2])
             self.pieces.id_to_piece(list(range(len(self.pieces))))  # each is UTF-8
-        except (RuntimeError, AssertionError, UnicodeDecodeError):
+        except (RuntimeError, ValueError):  # UnicodeDecodeError is one
             raise InputError(f"{path}: not a T5 vocabulary (sentencepiece; ids 0 <pad>, 1 </s>, "
                              "2 <unk>)") from None  # fmt: skip
 
@@ -484,7 +484,7 @@ class Tokenizer:
         return self.pieces.decode([int(i) for i in ids if EOS < i < len(self.pieces)])
 
 
-def sources(text, method):
+def prompts(text, method):
     """What a method's student reads: for the label and, with two tasks, for the rationale."""
     return [f"predict: {text}", f"explain: {text}"] if method in ("dss", "mi") else [text]
 
@@ -501,7 +501,7 @@ def encode(examples, tokenizer, method, labels="gold"):
             end = tokenizer.encode(f"{JOINER} {label}", MAX_TARGET)
             rationale = tokenizer.encode(example.rationale)[:-1]
             targets = [rationale[: MAX_TARGET - len(end)] + end]
-        texts = sources(example.input, method)
+        texts = prompts(example.input, method)
         encoded.append(([tokenizer.encode(text, MAX_SOURCE) for text in texts], targets))
     return encoded
 
@@ -523,18 +523,19 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim=True):
     target ids, task by task, and of examples: what the losses are divided by.
     """
     batch = sorted(batch, key=lambda row: len(row[1][-1]))
-    lengths = [[len(ids) for ids in task] for task in zip(*(row[1] for row in batch))]
-    totals, micro_batches = [sum(task) for task in lengths] + [len(batch)], []
-    widths = [0 if trim else max(task) for task in lengths]
-    share = batch[rank::world]
+    tasks = list(zip(*(targets for _, targets in batch)))  # each task's targets
+    totals = [sum(map(len, task)) for task in tasks] + [len(batch)]
+    widths = [0 if trim else max(map(len, task)) for task in tasks]
+    share, micro_batches = batch[rank::world], []
+    size = micro_batch or len(share)
     pinned = torch.device(device).type == "cuda"  # its copies then need not be waited for
 
     def moved(ids):
         return (ids.pin_memory() if pinned else ids).to(device, non_blocking=True)
 
-    for first in range(0, len(share), micro_batch or len(share)):
-        rows = share[first : first + (micro_batch or len(share))]
-        sources, targets = (list(zip(*part)) for part in zip(*rows))
+    for first in range(0, len(share), size):
+        # rows of (sources, targets) -> all sources and all targets, each task by task
+        sources, targets = (list(zip(*part)) for part in zip(*share[first : first + size]))
         sources = pad([ids for task in sources for ids in task])
         targets = [pad(task, width) for task, width in zip(targets, widths)]
         micro_batches.append((moved(sources), list(map(moved, targets))))
@@ -550,13 +551,13 @@ def batches(lengths, batch_size, seed, start=0, window=16):
     """
     n, size = len(lengths), window * batch_size
     for number in range(start // window, sys.maxsize):
-        epochs, places = np.divmod(np.arange(number * size, (number + 1) * size), n)
-        order = {e: np.random.default_rng([seed, e]).permutation(n) for e in set(epochs.tolist())}
-        rows = np.array([order[e][place] for e, place in zip(epochs.tolist(), places)])
+        epoch, place = divmod(number * size, n)  # where the window begins
+        epochs = range(epoch, epoch + math.ceil((place + size) / n))
+        orders = [np.random.default_rng([seed, e]).permutation(n) for e in epochs]
+        rows = np.concatenate(orders)[place : place + size]
         rows = rows[np.argsort(np.asarray(lengths)[rows], kind="stable")]
         rows = rows.reshape(window, batch_size)
-        if window > 1:
-            rows = np.random.default_rng([seed, number, 1]).permutation(rows)
+        rows = np.random.default_rng([seed, number, 1]).permutation(rows)  # the batches' order
         yield from rows[max(0, start - number * window) :]
 
 

@@ -92,7 +92,7 @@ def answer(model, tokenizer, examples, method):
 
     The rationale is "" unless the method writes it on the way (`single`); see `explain`.
     """
-    texts = [data.sources(example.input, method)[0] for example in examples]
+    texts = [data.prompts(example.input, method)[0] for example in examples]
     length = MAX_RATIONALE if method == "single" else MAX_LABEL
     answers = []
     for text, log_prob in write(model, tokenizer, texts, length):
@@ -105,7 +105,7 @@ def explain(model, tokenizer, examples, method, answers):
     """The student's rationales -> [text]: `single` wrote them with its answers, `finetune` none."""
     if method in ("single", "finetune"):
         return [rationale for _, rationale, _ in answers]
-    texts = [data.sources(example.input, method)[1] for example in examples]
+    texts = [data.prompts(example.input, method)[1] for example in examples]
     return [text for text, _ in write(model, tokenizer, texts, MAX_RATIONALE)]
 
 
@@ -137,7 +137,7 @@ def closed_confidence(model, tokenizer, examples, name, method, answers):
     for example, (_, rationale, _) in zip(examples, answers):
         labels = candidates(name, example.input)
         before = f"{rationale} {data.JOINER} " if method == "single" else ""
-        texts += [data.sources(example.input, method)[0]] * len(labels)
+        texts += [data.prompts(example.input, method)[0]] * len(labels)
         targets += [before + label for label in labels]
         groups.append([tokenizer.decode(tokenizer.encode(label)) for label in labels])
     scores, shares = iter(score(model, tokenizer, texts, targets)), []
@@ -170,20 +170,20 @@ def expected_calibration_error(confidence, correct, bins=10):
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def bootstrap(measure, *columns, seed=0):
+def bootstrap(measure, *columns):
     """95% interval of measure(*columns) over resampled rows; columns: arrays of n rows each."""
-    rng, n = np.random.default_rng(seed), len(columns[0])
+    rng, n = np.random.default_rng(0), len(columns[0])
     draws = (rng.integers(n, size=n) for _ in range(RESAMPLES))
     return np.quantile([measure(*(c[rows] for c in columns)) for rows in draws], [0.025, 0.975])
 
 
-def difference_interval(a, b, seed=0):
+def difference_interval(a, b):
     """95% interval of mean(a) - mean(b); (n, runs) judgements of the same n examples.
 
     Paired: a resample takes the same examples of both. Where there are several runs it draws them
     anew as well, so that the interval is one for other seeds and not only for other examples.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def mean(x):
         return x[:, rng.integers(x.shape[1], size=x.shape[1])].mean()
@@ -197,10 +197,8 @@ def mcnemar(a, b):
     Of the examples on which they differ, each run is right on half but for chance.
     """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n, term, tail = only_a + only_b, 1, 0
-    for k in range(min(only_a, only_b) + 1):
-        tail += term  # term = n over k
-        term = term * (n - k) // (k + 1)
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / 2**n)
 
 
@@ -298,22 +296,22 @@ def post(url, body, key):
 def ask_judge(url, asked, log, key):
     """Append to `log` each request that it has no reply to, with its raw reply."""
     url = url.rstrip("/") + "/chat/completions"
+    hidden = lambda text: text.replace(key, "<key>") if key else text
     log.touch()
     had = read_replies(log)
     with open(log, "a", encoding="utf-8") as file:
         for number, (_, body) in enumerate(asked, 1):
-            if had.get(json.dumps(body)):
-                had[json.dumps(body)].pop()
+            if waiting := had.get(json.dumps(body)):
+                waiting.pop()
                 continue
             try:
                 reply = post(url, body, key)
             except InputError as error:
-                why = str(error).replace(key or "\0", "<key>")
-                raise InputError(f"{why!r}; the replies so far are in {log}, and the same command "
-                                 "asks for the rest") from None
-            reply = reply.replace(key or "\0", "<key>")
+                raise InputError(f"{hidden(str(error))!r}; the replies so far are in {log}, and "
+                                 "the same command asks for the rest") from None
+            line = {"request": body, "reply": hidden(reply)}
             # on a line of its own, even after half a line of a process that was killed
-            file.write("\n" * (file.tell() > 0) + json.dumps({"request": body, "reply": reply}))
+            file.write("\n" * (file.tell() > 0) + json.dumps(line))
             file.flush()
             os.fsync(file.fileno())
             if sys.stderr.isatty():
@@ -344,12 +342,12 @@ def judge_rationales(student, args):
         print(f"{log}: {len(lines)} requests. Put a judge's text into each line's `reply`, and "
               "give the same command again.")
         return
-    replies, grades = read_replies(log), {}
-    found = [(row, grade(waiting.pop(0))) for row, body in asked
-             if (waiting := replies.get(json.dumps(body)))]  # fmt: skip
-    for row, number in found:
-        if number:
-            grades.setdefault(row, []).append(number)
+    replies, found, grades = read_replies(log), [], {}
+    for row, body in asked:
+        if waiting := replies.get(json.dumps(body)):  # replies to it that are not yet taken
+            found.append(number := grade(waiting.pop(0)))
+            if number:
+                grades.setdefault(row, []).append(number)
     if not grades:
         raise InputError(f"{log}: expected replies with a score to these requests, found none")
     quality = [statistics.mean(numbers) for numbers in grades.values()]
@@ -357,8 +355,7 @@ def judge_rationales(student, args):
     whose = "the teacher's" if args.judge_teacher else student.run
     print(f"{whose}: rationales graded 1 to 5 on {student.name} {args.split}\n"
           f"grade {mean_and_deviation(quality)}; the replies to one deviate by {within:.2f}\n"
-          f"replies {len(found)} of {len(asked)}, without a score "
-          f"{sum(number is None for _, number in found)}")  # fmt: skip
+          f"replies {len(found)} of {len(asked)}, without a score {found.count(None)}")
     if not args.judge_teacher:
         r, p = pearson(quality, student.right[list(grades)])
         print(f"Pearson correlation of grade and correct answer {r:.2f}, p = {p:.4f}")
@@ -369,7 +366,8 @@ def judge_rationales(student, args):
 
 
 class Student:
-    """A run's folder, or another T5 folder; `answered` adds its answers to the examples."""
+    """A run's folder, or another T5 folder; `answered` adds `examples`, its `answers` to them and
+    whether each is `right`."""
 
     def __init__(self, run, args):
         self.run, self.settings = run, {"data_root": "datasets", "subsample": 1.0, "seed": 0}
@@ -433,10 +431,10 @@ def show_samples(model, tokenizer, examples, name, method):
     print()
 
 
-def bins_of(confidence, right, bins=10):
-    """What a reliability diagram shows: [(bin, n, average confidence, accuracy)], without empty."""
-    where = bin_of(confidence, bins)
-    inside = [(b, where == b) for b in range(bins)]
+def reliability(confidence, right):
+    """What a reliability diagram shows: [(tenth, n, average confidence, accuracy)], none empty."""
+    where = bin_of(confidence, 10)
+    inside = [(b, where == b) for b in range(10)]
     return [(b, i.sum(), confidence[i].mean(), right[i].mean()) for b, i in inside if i.any()]
 
 
@@ -483,7 +481,7 @@ def report(student, args):
         print(f"answers that have no value {bad:10,}")
     if args.confidence == "closed":
         print(f"answers that are no candidate {(confidence == 0).sum():7,}")
-    bins = bins_of(confidence, right)
+    bins = reliability(confidence, right)
     print("\nconfidence  examples  accuracy  0%  #: accuracy  |: average confidence  100%")
     for b, n, at, accuracy in bins:
         bar, at = f"{'#' * round(40 * accuracy):40}", min(39, int(40 * at))
@@ -496,7 +494,8 @@ def report(student, args):
         inside = np.mean([contains(text, label) for text, label in zip(texts, labels)])
         print(f"\nrationales with the answer that was given {inside:8.2%}")
         if student.name in ("svamp", "toy"):
-            equal = [data.is_correct("toy", last_result(t), a) for t, a in zip(texts, labels)]
+            equal = [data.is_correct(student.name, last_result(t), a)
+                     for t, a in zip(texts, labels)]  # fmt: skip
             print(f"rationales whose last result is its value {np.mean(equal):8.2%}")
         print(f"rationales that are blank                 {texts.count('') / len(texts):8.2%}")
     show_samples(student.model, student.tokenizer, student.examples[: args.samples], student.name,
@@ -565,6 +564,10 @@ def paper_number(settings):
     return found.get(settings["dataset"]) if settings["subsample"] == 1 else None
 
 
+def place(word, order):
+    return order.index(word) if word in order else len(order)  # others come last
+
+
 def table(folder, path=None):
     """Print a folder's finished runs laid out as the paper's tables, in Markdown; to `path` as CSV.
 
@@ -575,7 +578,7 @@ def table(folder, path=None):
         settings, metrics = read_json(file.parent / "settings.json"), read_json(file)
         try:
             size, set_ = settings["size"], Path(settings["dataset"]).name
-            name = re.sub(r"-s-?\d+$", "", file.parent.name).split(f"-{size}-", 1)[-1]
+            name = re.sub(r"-s-?\d+$", "", file.parent.name).removeprefix(f"{set_}-{size}-")
             values = 100 * metrics["test_accuracy"], 100 * metrics["test_accuracy_last"]
             papers[size, name, set_] = paper_number(settings)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -583,17 +586,18 @@ def table(folder, path=None):
         groups.setdefault((size, name, set_), []).append(values)
     if not groups:
         raise InputError(f"{folder}: expected finished runs, folders with metrics.json; found none")
-    sets = sorted({key[2] for key in groups}, key=lambda s: (SETS + [s]).index(s))
-    columns = [(s, paper) for s in sets for paper in (False, True)]
-    columns = [(s, p) for s, p in columns if not p or any(papers[k] for k in papers if k[2] == s)]
-    rows = [["size, method", *("the paper's" if paper else s for s, paper in columns)]]
-    methods = lambda key: (key[0], METHODS.index(key[1].split("-")[0]), key[1])  # as Table 1
-    for size, name in sorted({key[:2] for key in groups}, key=methods):
-        rows.append([f"{size}, {name}"])
-        for s, paper in columns:
-            runs, published = groups.get((size, name, s)), papers.get((size, name, s))
-            cell = mean_and_deviation([best for best, _ in runs]) if runs else ""
-            rows[-1].append(f"{published or 0:.2f}" * bool(published) if paper else cell)
+    columns = {}  # {(the set's place, set, "" or "the paper's"): {(size, name): cell}}
+    for (size, name, s), runs in groups.items():
+        cells = {"": mean_and_deviation([best for best, _ in runs])}
+        if published := papers[size, name, s]:
+            cells["the paper's"] = f"{published:.2f}"
+        for paper, cell in cells.items():
+            columns.setdefault((place(s, SETS), s, paper), {})[size, name] = cell
+    columns = dict(sorted(columns.items()))
+    rows = [["size, method", *(paper or s for _, s, paper in columns)]]
+    methods = lambda key: (key[0], place(key[1].split("-")[0], METHODS), key[1])  # as Table 1
+    for key in sorted({key[:2] for key in groups}, key=methods):
+        rows.append([", ".join(key), *(column.get(key, "") for column in columns.values())])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     print("Test accuracy in %, mean ± standard deviation (seeds), best weights on validation.\n")
@@ -619,8 +623,7 @@ def parse(argv=None):
     add("--dataset", help="default: the run's own; anli1 on an e-SNLI run: out of domain, Table 6")
     add("--split", choices=["train", "valid", "test"], default="test")
     add("--data-root", help="default: the run's own")
-    add("--method", choices=METHODS,
-        help="how it is asked; default: the run's own")  # fmt: skip
+    add("--method", choices=METHODS, help="how it is asked; default: the run's own")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add = parser.add_argument_group("how").add_argument
     add("--confidence", choices=["sequence", "closed"], default="sequence",
@@ -650,21 +653,20 @@ def main(argv=None):
     args = parse(argv)
     if args.table:
         return table(args.table, args.csv)
-    students = [Student(run, args) for run in args.run]
     if args.ask:
-        (student,) = students
-        texts = [data.Example(args.ask, "", "", "")]
-        asked = student.model, student.tokenizer, texts, student.method
-        (found,) = answers = answer(*asked)
-        print(f"rationale:  {explain(*asked, answers)[0] or '-'}")
-        print(f"answer:     {found[0]}\nconfidence: {math.exp(found[2]):.2f}")
+        student, examples = Student(args.run[0], args), [data.Example(args.ask, "", "", "")]
+        asked = student.model, student.tokenizer, examples, student.method
+        answers = answer(*asked)
+        [(label, _, log_prob)], [rationale] = answers, explain(*asked, answers)
+        print(f"rationale:  {rationale or '-'}")
+        print(f"answer:     {label}\nconfidence: {math.exp(log_prob):.2f}")
         return
-    for student in students:
-        student.answered(args.split)
     if args.against:
-        others = [Student(run, args).answered(args.split) for run in args.against]
-        return compare(students, others, args.samples)
-    for student in students:
+        ours, theirs = ([Student(run, args).answered(args.split) for run in runs]
+                        for runs in (args.run, args.against))  # fmt: skip
+        return compare(ours, theirs, args.samples)
+    for run in args.run:
+        student = Student(run, args).answered(args.split)
         if args.judge:
             judge_rationales(student, args)
         else:

@@ -64,7 +64,8 @@ PRESETS = {
 # ------------------------------------------------------------------------------------------------
 # the layers
 
-PACKED = {}  # weight: a copy in oneDNN's own layout, while a model generates on the CPU
+# parameter (found by identity): a copy in oneDNN's own layout, while a model generates on the CPU
+PACKED = {}
 
 
 @contextmanager
@@ -196,17 +197,15 @@ def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
     Half of the buckets hold one distance each, the other half grow logarithmically up to
     max_distance. Bidirectional: half of them are for keys to the right. Causal: those share 0.
     """
-    bucket = torch.zeros_like(distance)
     if bidirectional:
         num_buckets //= 2
-        bucket = (distance > 0) * num_buckets
-        distance = distance.abs()
+        right, distance = (distance > 0) * num_buckets, distance.abs()  # the right's come after
     else:
-        distance = (-distance).clamp(min=0)
+        right, distance = 0, (-distance).clamp(min=0)
     exact = num_buckets // 2
     far = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
     far = (exact + (far * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
-    return bucket + torch.where(distance < exact, distance, far)
+    return right + torch.where(distance < exact, distance, far)
 
 
 MASKED = -30_000.0  # added to a score that must not count; fits in fp16, where -1e9 would not
@@ -256,9 +255,9 @@ class T5(nn.Module):
         D, K = self.config.d_model, self.config.d_kv
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=module.in_features**-0.5)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding):  # of words, or a RelativeBias
             module.weight.normal_(std=1.0 if module is self.embedding else D**-0.5)
-        elif isinstance(module, Attention):
+        elif isinstance(module, Attention):  # comes after its q, k, v, o
             module.q.weight.normal_(std=(D * K) ** -0.5)
 
     def encode(self, input_ids):
@@ -374,7 +373,8 @@ def published_names(model):
     matrices = {"gate.weight": "wi_0.weight", "up.weight": wi, "down.weight": "wo.weight"}
     names = {}
     for path, module in model.named_modules():
-        number = next((part for part in path.split(".") if part.isdigit()), "")  # of the block
+        # "encoder.3.attention" is KEYS' "encoder.{}.attention" with the number 3
+        number = next((part for part in path.split(".") if part.isdigit()), "")
         if template := KEYS.get(path.replace(f".{number}.", ".{}.")):
             for name, _ in module.named_parameters():
                 names[f"{path}.{name}"] = f"{template.format(number)}.{matrices.get(name, name)}"

@@ -168,9 +168,10 @@ def main(argv=None):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     precision = args.precision
-    if precision == "auto":
-        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp16"
-        precision = half if device.type == "cuda" else "fp32"
+    if precision == "auto" and device.type == "cuda":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    elif precision == "auto":
+        precision = "fp32"
     if precision == "tf32":
         torch.set_float32_matmul_precision("high")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -239,6 +240,7 @@ def main(argv=None):
         else:
             torch.manual_seed(args.seed + rank + 1_000_003 * state["step"])
         step, best, spent = state["step"], state["best"], state["spent"]
+        # what was logged after the saved step is cut off: those steps are taken again
         log = (run / "log.jsonl").read_text().splitlines(keepends=True)[:step]
     if rank == 0:
         (run / "last").mkdir(parents=True, exist_ok=True)
@@ -259,12 +261,10 @@ def main(argv=None):
         f"{precision} on {world} x {device.type}; {args.steps:,} steps of {args.batch_size} are "
         f"{args.steps * args.batch_size / len(train):,.1f} epochs; {run}")
 
-    def accuracy(student, examples):  # each process answers its share
-        student.eval()
+    def accuracy(student, examples):  # each process answers its share; generate has no dropout
         share = examples[rank::world]
         with autocast():
             right = judge.count_correct(student, tokenizer, share, name, args.method)
-        student.train()
         right = torch.tensor(right, device=device)
         if world > 1:
             dist.all_reduce(right)
@@ -308,7 +308,7 @@ def main(argv=None):
         step += 1
         record = {"step": step, "seconds": round(time.time() - began, 3),
                   "examples": (step - start) * len(batch[rank::world])}
-        pending.append(record | dict.fromkeys(TERMS) | terms)
+        pending.append(record | dict.fromkeys(TERMS) | terms)  # None: a term the method lacks
         due = step % args.eval_every == 0 or step == args.steps
         save = due or stop_asked or time.time() - saved > SAVE_EVERY
         if not save and time.time() - shown < 5:
@@ -353,7 +353,7 @@ def main(argv=None):
             if device.type == "cuda":
                 state["random_cuda"] = torch.cuda.get_rng_state(device)
             t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
-            saved = time.time()
+        saved = time.time()
         if stop_asked and step < args.steps:
             say(f"stopped after step {step}, all of it saved: go on with --resume")
             return 128 + stop_asked[0]
@@ -375,7 +375,6 @@ def main(argv=None):
     chosen = t5.load(run).to(device)
     metrics["test_accuracy"] = accuracy(chosen, test)
     if rank == 0:
-        chosen.eval()
         judge.show_samples(chosen, tokenizer, test[:3], name, args.method)
         write_json(run / "metrics.json", metrics)
         (run / "state.pt").unlink()

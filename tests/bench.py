@@ -1,18 +1,19 @@
 """How fast and how light: this code against transformers running the released computation.
 
-    python tests/bench.py                            # training, decoding, memory: some 20 minutes
+    python tests/bench.py                            # training, decoding, memory: half an hour
     python tests/bench.py training                   # one of them
     python tests/bench.py decoding --student RUN     # also with a student that stops
     python tests/bench.py --quick                    # a look: one round, batch 8 only
     python tests/bench.py padding                    # the share of padding, with and without order
 
-Full `small` size with random weights, fp32, real SVAMP examples and the real vocabulary, in one
-process and in turn; a figure is the median of the rounds. What is compared is the whole procedure,
-on the same number of examples. Training, ours: batches by length, both tasks in one encoder pass,
-`--mi paper`, micro-batches; theirs: random batches, two passes, the released loss. Decoding, ours:
-rows by length, in batches of 64; theirs: in the order of the file. Memory: the peak of two steps on
-the longest rationales, in a process of its own, with all that it imports. RUN is a student of size
-small that train.py trained on SVAMP with this vocabulary.
+Full `small` size with random weights, fp32, real SVAMP examples and the real vocabulary; a rate is
+the median of rounds in which the sides take turns, and a ratio the median of the rounds' ratios,
+with the least and the largest. What is compared is the whole procedure. Training, ours: batches by
+length, both tasks in one encoder pass, `--mi paper`, micro-batches; theirs: random batches, two
+passes, the released loss; then theirs in our batches and micro-batches. Decoding in batches of 64,
+ours: rows by length; theirs: in the order of the file. Memory: the peak of two steps on the
+longest rationales, once, in a process of its own, with all that it imports. RUN is a student of
+size small that train.py trained on SVAMP with this vocabulary.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -30,22 +32,21 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
 import eval as judge
 import t5
 import train
 
-SHARED = ROOT.parent / "shared"
+VOCABULARY = t5.PRESETS["small"].vocab_size
 
 
 def parse():
     parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
     parts = ["training", "decoding", "memory", "padding"]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {', '.join(parts[:3])}")
-    parser.add_argument("--data-root", default=SHARED / "dss", help="with svamp/")
-    parser.add_argument("--tokenizer", default=SHARED / "t5" / "spiece.model")
+    parser.add_argument("--data-root", default="datasets", help="with svamp/, or it is downloaded")
+    parser.add_argument("--tokenizer", help="T5's spiece.model, if not the published one")
     parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
@@ -56,6 +57,7 @@ def parse():
         parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(parts)}")
     args.parts = args.parts or parts[:3]
     args.rounds = 1 if args.quick else args.rounds
+    args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
     return args
 
 
@@ -76,15 +78,19 @@ def padding(ids, window, micro_batch, batch_size=64, count=160):
     return 1 - used / computed
 
 
-def our_step(ids, batch_size, vocabulary=32_128):
+def micro_batch_of(vocabulary):  # as train.py on the CPU
+    return max(1, 2**23 // (64 * vocabulary))
+
+
+def our_step(ids, batch_size, vocabulary=VOCABULARY, window=16):
     """-> a function that takes one of train.py's steps on the next batch."""
     settings = train.parse(["--dataset", "svamp"])
     torch.manual_seed(0)
     model = t5.T5(replace(t5.PRESETS["small"], vocab_size=vocabulary)).train()
     optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
     lengths = [max(map(len, sources)) for sources, _ in ids]
-    batches = data.batches(lengths, batch_size, 0)
-    micro_batch = max(1, 2**23 // (64 * vocabulary))  # as train.py on the CPU
+    batches = data.batches(lengths, batch_size, 0, window=window)
+    micro_batch = micro_batch_of(vocabulary)
 
     def step():
         rows = [ids[i] for i in next(batches)]
@@ -98,29 +104,36 @@ def our_step(ids, batch_size, vocabulary=32_128):
     return step
 
 
-def their_step(ids, batch_size, vocabulary=32_128):
+def their_step(ids, batch_size, vocabulary=VOCABULARY, window=1, micro_batch=None):
     """-> a function that takes the released code's step, over transformers' model: random batches
-    padded to their longest, two whole passes, the maximum over all positions, both losses."""
+    padded to their longest, two whole passes, the maximum over all positions, both losses. With a
+    window and micro-batches its batches are ours."""
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=vocabulary, decoder_start_token_id=0)
+    config = transformers.T5Config(vocab_size=vocabulary, decoder_start_token_id=0, use_cache=False)
     model = transformers.T5ForConditionalGeneration(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-    batches = data.batches([1] * len(ids), batch_size, 0)
+    lengths = [max(map(len, sources)) for sources, _ in ids]
+    batches = data.batches(lengths, batch_size, 0, window=window)
 
-    def step():
+    def loss_of(rows):
         loss, logits = 0.0, []
-        rows = [ids[i] for i in next(batches)]
         for task in (0, 1):
             source, target = (data.pad([row[side][task] for row in rows]) for side in (0, 1))
             out = model(input_ids=source, attention_mask=(source != 0).long(),
                         labels=target.masked_fill(target == 0, -100))  # fmt: skip
             loss = loss + 0.5 * out.loss
             logits.append(out.logits)
-        label, rationale = (x.softmax(-1).max(1).values for x in logits)
-        loss = loss + 0.1 * F.cross_entropy(rationale, label.detach())
-        loss.backward()
+        label = logits[0].detach().softmax(-1).max(1).values
+        rationale = logits[1].softmax(-1).max(1).values
+        return loss + 0.1 * F.cross_entropy(rationale, label)
+
+    def step():
+        rows = sorted((ids[i] for i in next(batches)), key=lambda row: len(row[1][1]))
+        for first in range(0, batch_size, micro_batch or batch_size):
+            share = rows[first : first + (micro_batch or batch_size)]
+            (loss_of(share) * len(share) / batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -134,17 +147,22 @@ def seconds(function):
     return time.perf_counter() - began
 
 
-def in_turn(ours, theirs, rounds):
-    """Median seconds of each, and the median of the rounds' ratios, theirs to ours."""
-    ours(), theirs()  # warm
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-    a, b = zip(*pairs)
-    ratio = statistics.median(y / x for x, y in pairs)
-    return statistics.median(a), statistics.median(b), ratio
+def in_turn(functions, rounds):
+    """[seconds of each function] of each round, after one to warm up."""
+    for function in functions:
+        function()
+    return [[seconds(function) for function in functions] for _ in range(rounds)]
 
 
-def row(name, ours, theirs, ratio):
-    print(f"{name:<44}{ours:>10.2f}{theirs:>14.2f}{ratio:>8.2f} x", flush=True)
+def rates(name, rounds, ours, theirs):
+    """A row: how many were done a second, where our time was for `ours` and theirs for `theirs`."""
+    a, b = (statistics.median(column) for column in zip(*rounds))
+    ratios = sorted(ours / x / (theirs / y) for x, y in rounds)
+    row(name, ours / a, theirs / b, statistics.median(ratios), f"{ratios[0]:.2f}-{ratios[-1]:.2f}")
+
+
+def row(name, ours, theirs, ratio, spread=""):
+    print(f"{name:<44}{ours:>9.2f}{theirs:>14.2f}{ratio:>8.2f} x  {spread}", flush=True)
 
 
 def matrix_peak():
@@ -164,14 +182,16 @@ def measure_in_process(args, side, batch_size, vocabulary):
 def bench_training(args):
     ids, B = encoded(args), 8 if args.quick else 32
     ours, theirs = our_step(ids, B), their_step(ids, B)
-    four = lambda: [ours() for _ in range(4)]  # batches by length differ: several to a round
-    a, b, ratio = in_turn(four, theirs, args.rounds)
-    row(f"training, examples a second, batch {B}", 4 * B / a, B / b, 4 * ratio)
+    alike = their_step(ids, B, window=16, micro_batch=micro_batch_of(VOCABULARY))
+    four = lambda step: [step() for _ in range(4)]  # batches by length differ: several to a round
+    rounds = in_turn([partial(four, ours), theirs, partial(four, alike)], args.rounds)
+    rates(f"training, examples/s, batch {B}", [(a, b) for a, b, _ in rounds], 4 * B, B)
+    rates("    theirs in our batches", [(a, c) for a, _, c in rounds], 4 * B, 4 * B)
     counted, timed = our_step(ids, B), our_step(ids, B)  # the same four batches
     with FlopCounterMode(display=False) as counter:
-        [counted() for _ in range(4)]
-    rate = counter.get_total_flops() / seconds(lambda: [timed() for _ in range(4)]) / 1e9
-    print(f"    GFLOP/s of matrix products: {rate:.0f} in our step, {matrix_peak():.0f} in one alone")
+        four(counted)
+    rate = counter.get_total_flops() / seconds(partial(four, timed)) / 1e9
+    print(f"    GFLOP/s in products: {rate:.0f} in our step, {matrix_peak():.0f} in one large one")
 
 
 def bench_decoding(args):
@@ -185,17 +205,17 @@ def bench_decoding(args):
         torch.manual_seed(0)
         own_head = dict(tie_word_embeddings=False, scale_decoder_outputs=False)
         model = t5.T5(replace(t5.PRESETS["small"], **own_head))  # tied, it repeats what it reads
-        with torch.no_grad():
-            model.head.weight[: t5.EOS + 1] = 0.0  # never the most probable: it does not stop
+        with torch.no_grad():  # never the most probable: no end, and no id that names no token
+            model.head.weight[: t5.EOS + 1] = model.head.weight[model.config.num_tokens :] = 0.0
         t5.save(model, folder)
         sides = [("fixed 48 tokens", folder, "predict", 48)]
         if args.student:
             sides += [("labels, stopping", args.student, "predict", judge.MAX_LABEL),
                       ("rationales, stopping", args.student, "explain", 64)]  # fmt: skip
+        times = []
         for name, weights, task, length in sides:
             model = t5.load(weights)
             theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
-            unnamed = list(range(model.config.num_tokens, model.config.vocab_size))
             ids = [tokenizer.encode(f"{task}: {example.input}") for example in examples]
             found = {}
 
@@ -208,32 +228,37 @@ def bench_decoding(args):
             def they():
                 for first in range(0, len(ids), 64):
                     source = data.pad(ids[first : first + 64])
-                    out = theirs.generate(
-                        input_ids=source, attention_mask=(source != 0).long(), do_sample=False,
-                        num_beams=1, max_new_tokens=length, suppress_tokens=unnamed)  # fmt: skip
+                    out = theirs.generate(input_ids=source, attention_mask=(source != 0).long(),
+                                          do_sample=False, max_new_tokens=length)  # fmt: skip
                     for i, text in enumerate(out[:, 1:].tolist(), first):
                         found[-1 - i] = text
 
-            a, b, ratio = in_turn(we, they, args.rounds)
-            row(f"decoding, rows a second, {name}", len(ids) / a, len(ids) / b, ratio)
+            times.append(in_turn([we, they], args.rounds))
+            rates(f"decoding, rows/s, {name}", times[-1], len(ids), len(ids))
             strip = lambda text: [i for i in text if i]
             same = sum(strip(found[i]) == strip(found[-1 - i]) for i in range(len(ids)))
             tokens = sum(len(strip(found[i])) for i in range(len(ids)))
             print(f"    {same} of {len(ids)} outputs identical; {tokens / len(ids):.1f} ids a row")
+        if args.student:
+            both = [(a + c, b + d) for (a, b), (c, d) in zip(*times[1:])]
+            rates("decoding, rows/s, both, stopping", both, len(ids), len(ids))
 
 
 def bench_memory(args):
     """The peaks by batch and by vocabulary, and what an example more costs with each vocabulary."""
-    plan = {32_128: [8]} if args.quick else {32_128: [8, 16, 32, 64], 64_256: [8, 16, 32]}
+    twice = 2 * VOCABULARY
+    plan = {VOCABULARY: [8]} if args.quick else {VOCABULARY: [8, 16, 32, 64], twice: [8, 16, 32]}
     for vocabulary, sizes in plan.items():
         peaks = [[measure_in_process(args, side, size, vocabulary) for side in ("ours", "theirs")]
                  for size in sizes]  # fmt: skip
         for size, (ours, theirs) in zip(sizes, peaks):
             row(f"peak memory, GiB, batch {size}, V = {vocabulary:,}", ours, theirs, theirs / ours)
         if 32 in sizes:
-            growth = [1024 * (b - a) / 24 for a, b in zip(peaks[0], peaks[sizes.index(32)])]
+            growth = [1024 * (b - a) / 24 for a, b in zip(peaks[0], peaks[2])]
             name = "    MiB for each example more, from 8 to 32"
-            print(f"{name:44}{growth[0]:>10.1f}{growth[1]:>14.1f}", flush=True)
+            print(f"{name:44}{growth[0]:>9.1f}{growth[1]:>14.1f}")
+            alike, (ours, _) = measure_in_process(args, "alike", 32, vocabulary), peaks[2]
+            row("    theirs in our micro-batches, batch 32", ours, alike, alike / ours)
 
 
 def main():
@@ -241,7 +266,10 @@ def main():
     if args.measure:
         side, batch_size, vocabulary = args.measure[0], *map(int, args.measure[1:])
         longest = sorted(encoded(args), key=lambda row: len(row[1][1]))[-batch_size:]
-        step = {"ours": our_step, "theirs": their_step}[side](longest, batch_size, vocabulary)
+        # with a window of 1 a batch holds each of the longest once
+        alike = partial(their_step, micro_batch=micro_batch_of(vocabulary))
+        make = {"ours": partial(our_step, window=1), "theirs": their_step, "alike": alike}[side]
+        step = make(longest, batch_size, vocabulary)
         step(), step()
         status = Path("/proc/self/status").read_text()  # getrusage's peak counts the parent's too
         print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20)
@@ -253,11 +281,14 @@ def main():
                   f"random batches, {padding(ids, 16, 4):.1%} as train.py orders them")  # fmt: skip
     benches = {"training": bench_training, "decoding": bench_decoding, "memory": bench_memory}
     if wanted := [benches[part] for part in args.parts if part in benches]:
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, small, fp32, SVAMP\n"
-              f"{'':44}{'ours':>10}{'transformers':>14}")  # fmt: skip
+        import transformers
+
+        print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
+              f"{torch.get_num_threads()} threads, small, fp32, SVAMP\n"
+              f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}")  # fmt: skip
         for bench in wanted:
             bench(args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(judge.run_for_user("bench.py", main))

@@ -104,7 +104,7 @@ CHOICES = data.Example("How many?\nAnswer Choices:\n(a) 30\n(b) 7\n(c) pens\n(d)
 def test_closed_confidence_is_the_share_among_the_candidates(runs, name, example, labels, method):
     """Against one plain pass a candidate: exp of the sum of its log-probabilities, normalised."""
     model, tokenizer = t5.load(runs[method]), data.Tokenizer(runs[method] / "spiece.model")
-    source = data.pad([tokenizer.encode(data.sources(example.input, method)[0])])
+    source = data.pad([tokenizer.encode(data.prompts(example.input, method)[0])])
     before = "They are many. The answer is " if method == "single" else ""
     weights = []
     for label in labels:
@@ -362,18 +362,22 @@ def test_a_table_has_a_row_a_method_and_a_cell_a_set_with_mean_deviation_and_see
               reduce="mean")  # fmt: skip
     fabricate(tmp_path, "svamp-base-mi-subsample_0.5-s0", 0.6, dataset="svamp", size="base",
               subsample=0.5)  # fmt: skip
+    fabricate(tmp_path, "my-small-set-small-dss-s0", 0.7, dataset="a/my-small-set", method="dss")
+    fabricate(tmp_path, "renamed", 0.8, dataset="svamp")
     (tmp_path / "unfinished").mkdir()
     out = printed("--table", tmp_path, "--csv", tmp_path / "table.csv")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()[2:]]
     paper = "the paper's"
-    assert rows[0] == ["size, method", "cqa", paper, "svamp", paper]
+    assert rows[0] == ["size, method", "cqa", paper, "svamp", paper, "my-small-set"]
     assert rows[2:] == [
-        ["base, dss-labels_llm", "60.00 (1)", "", "", ""],  # Table 3 has no CQA
-        ["base, mi-reduce_mean", "", "", "60.00 (1)", "66.50"],
-        ["base, mi-subsample_0.5", "", "", "60.00 (1)", ""],
-        ["small, finetune", "43.00 (1)", "43.16", "", ""],
-        ["small, mi", "", "", "53.00 ± 3.61 (3)", "52.50"],
-        ["small, mi-mi_kl", "", "", "40.00 (1)", ""],
+        ["base, dss-labels_llm", "60.00 (1)", "", "", "", ""],  # Table 3 has no CQA
+        ["base, mi-reduce_mean", "", "", "60.00 (1)", "66.50", ""],
+        ["base, mi-subsample_0.5", "", "", "60.00 (1)", "", ""],
+        ["small, finetune", "43.00 (1)", "43.16", "", "", ""],
+        ["small, dss", "", "", "", "", "70.00 (1)"],
+        ["small, mi", "", "", "53.00 ± 3.61 (3)", "52.50", ""],
+        ["small, mi-mi_kl", "", "", "40.00 (1)", "", ""],
+        ["small, renamed", "", "", "80.00 (1)", "52.50", ""],
     ]
     with open(tmp_path / "table.csv", newline="") as file:
         (line,) = [r for r in csv.DictReader(file) if (r["size"], r["method"]) == ("small", "mi")]
