@@ -328,9 +328,9 @@ class T5(nn.Module):
             for block, memory, cache in zip(self.decoder, memories, caches):
                 x = block(x, bias[:, :, t : t + 1, : t + 1], memory, memory_bias, cache, t)
             logits = self.logits(self.finish(x[:, 0])).float()
-            best, token = logits[:, : config.num_tokens].max(-1, keepdim=True)
+            token = logits[:, : config.num_tokens].argmax(-1, keepdim=True)
             ids[rows, t] = token[:, 0]
-            log_probs[rows, t] = -logits.sub_(best).exp_().sum(-1).log()  # log softmax of the best
+            log_probs[rows, t] = logits.log_softmax(-1).gather(-1, token)[:, 0]
             going = (token[:, 0] != EOS).nonzero()[:, 0]
             if len(going) < len(rows):  # drop the rows that have ended
                 rows, token, memory_bias = rows[going], token[going], memory_bias[going]

@@ -236,9 +236,11 @@ def bench_decoding(args):
             times.append(in_turn([we, they], args.rounds))
             rates(f"decoding, rows/s, {name}", times[-1], len(ids), len(ids))
             strip = lambda text: [i for i in text if i]
-            same = sum(strip(found[i]) == strip(found[-1 - i]) for i in range(len(ids)))
-            tokens = sum(len(strip(found[i])) for i in range(len(ids)))
-            print(f"    {same} of {len(ids)} outputs identical; {tokens / len(ids):.1f} ids a row")
+            ours = [strip(found[i]) for i in range(len(ids))]
+            same = sum(strip(found[-1 - i]) == text for i, text in enumerate(ours))
+            cut = sum(t5.EOS not in text for text in ours)
+            print(f"    {same} of {len(ids)} outputs identical; {sum(map(len, ours)) / len(ids):.1f} "
+                  f"ids a row, {cut} rows cut at {length}")  # fmt: skip
         if args.student:
             both = [(a + c, b + d) for (a, b), (c, d) in zip(*times[1:])]
             rates("decoding, rows/s, both, stopping", both, len(ids), len(ids))
