@@ -61,14 +61,10 @@ def write(model, tokenizer, texts, max_new_tokens):
     """What the student writes to each text -> [(text, log-probability)]."""
     device = next(model.parameters()).device
     ids = [tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
-    written = [None] * len(ids)
-    with t5.packed(model, 64):
-        for rows in in_batches(ids, 64):
-            source = data.pad([ids[i] for i in rows]).to(device)
-            out, log_probs = model.generate(source, max_new_tokens)
-            for i, row, log_prob in zip(rows, out.tolist(), log_probs.double().sum(1).tolist()):
-                written[i] = tokenizer.decode(row), log_prob
-    return written
+    if not ids:
+        return []
+    out, log_probs = model.generate(data.pad(ids).to(device), max_new_tokens)
+    return list(zip(map(tokenizer.decode, out.tolist()), log_probs.double().sum(1).tolist()))
 
 
 @torch.no_grad()

@@ -16,11 +16,13 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 PAD, EOS = 0, 1
 
@@ -71,11 +73,7 @@ PACKED = {}
 @contextmanager
 def packed(model, rows):
     """Inside, `linear` takes oneDNN for fp32 on the CPU, where F.linear takes MKL, which is slow
-    for the few rows of a decoding step. Packing costs about as much as a step: around several
-    calls of `generate`, if the weights stay as they are, it is done once."""
-    if PACKED:
-        yield
-        return
+    for the few rows of a decoding step."""
     weights = [p for p in model.parameters() if p.ndim == 2]
     plain = all(w.is_cpu and w.dtype == torch.float32 for w in weights)
     if plain and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
@@ -178,14 +176,15 @@ class DecoderBlock(nn.Module):
         self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x, bias, memory, memory_bias, cache=None, t=0):  # (B, T, D) -> (B, T, D)
-        """`memory`: the cross-attention's keys and values. With `cache`, the keys and values of
-        the positions before t, x is position t alone (T = 1) and the cache is filled there."""
+    def forward(self, x, bias, memory, memory_bias, cache=None, places=None):
+        """(B, T, D) -> (B, T, D). `memory`: the cross-attention's keys and values. With `cache`,
+        the self-attention's so far, T = 1 and row b is at position places[b], which is filled."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
-            cache[0][:, :, t : t + 1], cache[1][:, :, t : t + 1] = keys, values
-            keys, values = cache[0][:, :, : t + 1], cache[1][:, :, : t + 1]
+            at, length = torch.arange(len(x), device=x.device), bias.shape[-1]
+            cache[0][at, :, places], cache[1][at, :, places] = keys[:, :, 0], values[:, :, 0]
+            keys, values = cache[:, :, :, :length]
         x = x + self.dropout(self.attention(h, keys, values, bias))
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, memory_bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -292,53 +291,80 @@ class T5(nn.Module):
         return self.logits(self.decode(target_ids, self.encode(input_ids), input_ids))
 
     @torch.no_grad()
-    def generate(self, input_ids, max_new_tokens):
+    def generate(self, input_ids, max_new_tokens, at_once=64):
         """Greedy decoding with a cache of keys and values; dropout is off.
 
         (B, S) ids -> ids (B, T) with 0 after </s>, and their log-probabilities (B, T), fp32, 0
         there; T <= max_new_tokens. A row without </s> was cut. No id without a token is chosen.
+        At most `at_once` rows are written at a time: the next begins where one has ended.
         """
         assert max_new_tokens > 0, "expected at least one new token"
         was_training = self.training
         self.eval()
-        with packed(self, len(input_ids)):
-            ids, log_probs = self.greedy(input_ids, max_new_tokens)
+        with packed(self, at_once):
+            ids, log_probs = self.greedy(input_ids, max_new_tokens, at_once)
         self.train(was_training)
         return ids, log_probs
 
-    def greedy(self, input_ids, max_new_tokens):  # what `generate` does
-        (B, S), config, device = input_ids.shape, self.config, input_ids.device
-        encoded = torch.zeros(B, S, config.d_model, device=device)
-        ends = ((input_ids != PAD) * torch.arange(1, S + 1, device=device)).amax(1)
-        for rows in ends.argsort().split(16):  # of like length, so that there is little padding
-            end = ends[rows].amax()
-            encoded[rows, :end] = self.encode(input_ids[rows, :end])
-        memory_bias, bias = padding_bias(input_ids), self.decoder_bias(max_new_tokens)
-        memories = [block.cross_attention.keys_values(encoded) for block in self.decoder]
-        memories = [(k.contiguous(), v.contiguous()) for k, v in memories]
-        shape = (B, config.num_heads, max_new_tokens, config.d_kv)
-        caches = [(k.new_empty(shape), v.new_empty(shape)) for k, v in memories]
+    def encode_in_order(self, input_ids):
+        """Each row's number and (S, D), the shortest first: little padding among neighbours."""
+        positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        ends = ((input_ids != PAD) * positions).amax(1)
+        for rows in ends.argsort().split(16):
+            yield from zip(rows, self.encode(input_ids[rows, : ends[rows].amax()]))
 
+    def greedy(self, input_ids, max_new_tokens, at_once):  # what `generate` does
+        (B, S), config, device = input_ids.shape, self.config, input_ids.device
         ids = torch.full((B, max_new_tokens), PAD, device=device)
         log_probs = torch.zeros(B, max_new_tokens, device=device)
-        rows = torch.arange(B, device=device)  # those still writing
-        token = torch.full((B, 1), PAD, device=device)
-        for t in range(max_new_tokens):
-            x = self.embedding(token)
+        bias = self.decoder_bias(max_new_tokens)[0]  # (H, T, T)
+        waiting, S, width = self.encode_in_order(input_ids), 0, 0  # S of those that were taken
+
+        # of each slot: the row written there, its position, the token before, keys and values
+        free = torch.arange(min(B, at_once), device=device)
+        rows, places, token = free.clone(), free.clone(), free[:, None].clone()
+        memory_bias = padding_bias(input_ids[free])
+        like = self.decoder[0].attention.k(self.embedding(token[:1]))  # of the type they will have
+        shape = 2, len(free), config.num_heads
+        memories = [like.new_zeros(*shape, input_ids.shape[1], config.d_kv) for _ in self.decoder]
+        caches = [like.new_zeros(*shape, max_new_tokens, config.d_kv) for _ in self.decoder]
+        while True:
+            taken = list(islice(waiting, len(free)))
+            if taken:
+                slots, new = free[: len(taken)], torch.stack([row for row, _ in taken])
+                rows[slots], places[slots], token[slots] = new, 0, PAD
+                memory_bias[slots] = padding_bias(input_ids[new])
+                encoded = pad_sequence([states for _, states in taken], batch_first=True)
+                S = max(S, encoded.shape[1])
+                for block, memory in zip(self.decoder, memories):
+                    for part, found in zip(memory, block.cross_attention.keys_values(encoded)):
+                        part[slots, :, : encoded.shape[1]] = found
+            if len(taken) < len(free):  # none is waiting: the last slots move to where one is free
+                free, left = free[len(taken) :], len(rows) - len(free) + len(taken)
+                last = torch.ones_like(rows).index_fill(0, free, 0)[left:].nonzero()[:, 0] + left
+                free = free[free < left]
+                for x in (rows, places, token, memory_bias):
+                    x[free] = x[last]
+                for x in (*memories, *caches):
+                    x[:, free] = x[:, last]
+                rows, places, token = rows[:left], places[:left], token[:left]
+                memory_bias = memory_bias[:left]
+                memories = [memory[:, :left] for memory in memories]
+                caches = [cache[:, :left] for cache in caches]
+            if len(rows) == 0:
+                return ids[:, :width], log_probs[:, :width]
+
+            T = int(places.max()) + 1
+            x, seen = self.embedding(token), bias[:, places, :T].transpose(0, 1)[:, :, None]
             for block, memory, cache in zip(self.decoder, memories, caches):
-                x = block(x, bias[:, :, t : t + 1, : t + 1], memory, memory_bias, cache, t)
+                x = block(x, seen, memory[..., :S, :], memory_bias[..., :S], cache, places)
             logits = self.logits(self.finish(x[:, 0])).float()
             token = logits[:, : config.num_tokens].argmax(-1, keepdim=True)
-            ids[rows, t] = token[:, 0]
-            log_probs[rows, t] = logits.log_softmax(-1).gather(-1, token)[:, 0]
-            going = (token[:, 0] != EOS).nonzero()[:, 0]
-            if len(going) < len(rows):  # drop the rows that have ended
-                rows, token, memory_bias = rows[going], token[going], memory_bias[going]
-                memories = [(k[going], v[going]) for k, v in memories]
-                caches = [(k[going], v[going]) for k, v in caches]
-            if len(rows) == 0:
-                break
-        return ids[:, : t + 1], log_probs[:, : t + 1]
+            ids[rows, places] = token[:, 0]
+            logits -= logits.gather(-1, token)  # of the largest, which has probability 1 / sum
+            log_probs[rows, places] = -logits.exp_().sum(-1).log()
+            places, width = places + 1, max(width, T)
+            free = ((token[:, 0] == EOS) | (places == max_new_tokens)).nonzero()[:, 0]
 
 
 # ------------------------------------------------------------------------------------------------
