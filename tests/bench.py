@@ -10,10 +10,11 @@ Full `small` size with random weights, fp32, real SVAMP examples and the real vo
 the median of rounds in which the sides take turns, and a ratio the median of the rounds' ratios,
 with the least and the largest. What is compared is the whole procedure. Training, ours: batches by
 length, both tasks in one encoder pass, `--mi paper`, micro-batches; theirs: random batches, two
-passes, the released loss; then theirs in our batches and micro-batches. Decoding in batches of 64,
-ours: rows by length; theirs: in the order of the file. Memory: the peak of two steps on the
-longest rationales, once, in a process of its own, with all that it imports. RUN is a student of
-size small that train.py trained on SVAMP with this vocabulary.
+passes, the released loss; then theirs in our batches and micro-batches. Decoding, at most 64 rows
+at a time, ours: the next row begins where one has ended, the shortest texts first; theirs: in
+batches, in the order of the file. Memory: the peak of two steps on the longest rationales, once, in
+a process of its own, with all that it imports. RUN is a student of size small that train.py trained
+on SVAMP with this vocabulary.
 """
 
 import argparse
@@ -236,9 +237,9 @@ def bench_decoding(args):
             strip = lambda text: [i for i in text if i]
             ours = [strip(found[i]) for i in range(len(ids))]
             same = sum(strip(found[-1 - i]) == text for i, text in enumerate(ours))
-            cut = sum(t5.EOS not in text for text in ours)
-            print(f"    {same} of {len(ids)} outputs identical; {sum(map(len, ours)) / len(ids):.1f} "
-                  f"ids a row, {cut} rows cut at {length}")  # fmt: skip
+            mean, cut = sum(map(len, ours)) / len(ids), sum(t5.EOS not in text for text in ours)
+            print(f"    {same} of {len(ids)} outputs identical; {mean:.1f} ids a row, "
+                  f"{cut} rows cut at {length}")  # fmt: skip
         if args.student:
             both = [(a + c, b + d) for (a, b), (c, d) in zip(*times[1:])]
             rates("decoding, rows/s, both, stopping", both, len(ids), len(ids))
