@@ -182,9 +182,9 @@ class DecoderBlock(nn.Module):
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
-            at, length = torch.arange(len(x), device=x.device), bias.shape[-1]
+            at = torch.arange(len(x), device=x.device)
             cache[0][at, :, places], cache[1][at, :, places] = keys[:, :, 0], values[:, :, 0]
-            keys, values = cache[:, :, :, :length]
+            keys, values = cache
         x = x + self.dropout(self.attention(h, keys, values, bias))
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, memory_bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
@@ -227,6 +227,16 @@ class RelativeBias(nn.Embedding):
 
 def padding_bias(input_ids):  # (B, S) -> (B, 1, 1, S)
     return MASKED * (input_ids == PAD)[:, None, None, :].float()
+
+
+def grown(caches, length, most):
+    """Keys and values, each (..., S, K), with room for `length` positions. By sixteens, up to
+    `most`: all at once would be slower, since attention reads best what lies close together."""
+    more = min(-(-length // 16) * 16, most) - caches[0].shape[-2]
+    if more <= 0:
+        return caches
+    room = caches[0].new_zeros(*caches[0].shape[:-2], more, caches[0].shape[-1])
+    return [torch.cat([cache, room], -2) for cache in caches]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -318,7 +328,7 @@ class T5(nn.Module):
         ids = torch.full((B, max_new_tokens), PAD, device=device)
         log_probs = torch.zeros(B, max_new_tokens, device=device)
         bias = self.decoder_bias(max_new_tokens)[0]  # (H, T, T)
-        waiting, S, width = self.encode_in_order(input_ids), 0, 0  # S of those that were taken
+        waiting, width = self.encode_in_order(input_ids), 0
 
         # of each slot: the row written there, its position, the token before, keys and values
         free = torch.arange(min(B, at_once), device=device)
@@ -326,8 +336,7 @@ class T5(nn.Module):
         memory_bias = padding_bias(input_ids[free])
         like = self.decoder[0].attention.k(self.embedding(token[:1]))  # of the type they will have
         shape = 2, len(free), config.num_heads
-        memories = [like.new_zeros(*shape, input_ids.shape[1], config.d_kv) for _ in self.decoder]
-        caches = [like.new_zeros(*shape, max_new_tokens, config.d_kv) for _ in self.decoder]
+        memories = caches = [like.new_empty(*shape, 0, config.d_kv)] * len(self.decoder)
         while True:
             taken = list(islice(waiting, len(free)))
             if taken:
@@ -335,7 +344,7 @@ class T5(nn.Module):
                 rows[slots], places[slots], token[slots] = new, 0, PAD
                 memory_bias[slots] = padding_bias(input_ids[new])
                 encoded = pad_sequence([states for _, states in taken], batch_first=True)
-                S = max(S, encoded.shape[1])
+                memories = grown(memories, encoded.shape[1], S)
                 for block, memory in zip(self.decoder, memories):
                     for part, found in zip(memory, block.cross_attention.keys_values(encoded)):
                         part[slots, :, : encoded.shape[1]] = found
@@ -355,9 +364,12 @@ class T5(nn.Module):
                 return ids[:, :width], log_probs[:, :width]
 
             T = int(places.max()) + 1
-            x, seen = self.embedding(token), bias[:, places, :T].transpose(0, 1)[:, :, None]
+            caches = grown(caches, T, max_new_tokens)
+            unpadded = memory_bias[..., : memories[0].shape[-2]]
+            causal = bias[:, places, : caches[0].shape[-2]].transpose(0, 1)[:, :, None]
+            x = self.embedding(token)
             for block, memory, cache in zip(self.decoder, memories, caches):
-                x = block(x, seen, memory[..., :S, :], memory_bias[..., :S], cache, places)
+                x = block(x, causal, memory, unpadded, cache, places)
             logits = self.logits(self.finish(x[:, 0])).float()
             token = logits[:, : config.num_tokens].argmax(-1, keepdim=True)
             ids[rows, places] = token[:, 0]
