@@ -16,13 +16,11 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pad_sequence
 
 PAD, EOS = 0, 1
 
@@ -48,14 +46,14 @@ class T5Config:
     scale_decoder_outputs: bool = True  # times D**-0.5 before the head; v1.1: not
     dropout_rate: float = 0.1
     relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128  # from which all distances share a bucket
+    relative_attention_max_distance: int = 128  # from here on all distances share a bucket
 
 
 V1_1 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, scale_decoder_outputs=False)
 DEEP = dict(d_model=768, num_heads=12, num_layers=12, num_decoder_layers=12)
-FLAT = dict(d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, num_decoder_layers=2)
+TINY = dict(d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, num_decoder_layers=2)
 PRESETS = {
-    "tiny": T5Config(**FLAT, dropout_rate=0.0),
+    "tiny": T5Config(**TINY, dropout_rate=0.0),
     "small": T5Config(),
     "base": T5Config(**DEEP, d_ff=3_072),
     "v1_1-small": T5Config(d_ff=1_024, num_heads=6, num_layers=8, num_decoder_layers=8, **V1_1),
@@ -71,18 +69,19 @@ PACKED = {}
 
 
 @contextmanager
-def packed(model, rows):
-    """Inside, `linear` takes oneDNN for fp32 on the CPU, where F.linear takes MKL, which is slow
-    for the few rows of a decoding step."""
-    weights = [p for p in model.parameters() if p.ndim == 2]
-    plain = all(w.is_cpu and w.dtype == torch.float32 for w in weights)
-    if plain and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
-        pack = torch.ops.mkldnn._reorder_linear_weight
-        PACKED.update((w, pack(w.detach(), rows)) for w in weights)
+def decoding(model, rows):
+    """Inside, the model is in eval mode, and on the CPU, outside autocast, `linear` takes oneDNN:
+    F.linear takes MKL, which is slow for so few `rows` as a decoding step has."""
+    was_training = model.training
+    weights = [p for p in model.eval().parameters() if p.is_cpu and p.ndim == 2]
     try:
+        if torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+            pack = torch.ops.mkldnn._reorder_linear_weight
+            PACKED.update((w, pack(w.detach(), rows)) for w in weights)
         yield
     finally:
         PACKED.clear()
+        model.train(was_training)
 
 
 def linear(x, weight):  # (..., D), (N, D) -> (..., N)
@@ -113,9 +112,7 @@ class Attention(nn.Module):
         super().__init__()
         D, self.H, self.K = config.d_model, config.num_heads, config.d_kv
         self.dropout = config.dropout_rate
-        self.q = Linear(D, self.H * self.K)
-        self.k = Linear(D, self.H * self.K)
-        self.v = Linear(D, self.H * self.K)
+        self.q, self.k, self.v = (Linear(D, self.H * self.K) for _ in range(3))
         self.o = Linear(self.H * self.K, D)
 
     def heads(self, x):  # (B, T, H * K) -> (B, H, T, K)
@@ -124,7 +121,8 @@ class Attention(nn.Module):
     def keys_values(self, x):  # (B, S, D) -> twice (B, H, S, K)
         return self.heads(self.k(x)), self.heads(self.v(x))
 
-    def forward(self, x, keys, values, bias):  # (B, T, D), ..., (B or 1, H or 1, T, S) -> (B, T, D)
+    def forward(self, x, keys, values, bias):
+        """(B, T, D) -> (B, T, D). The scores are (B, H, T, S); `bias` broadcasts to them."""
         # T5 does not divide the scores by sqrt(K): its initial q is that much smaller instead.
         q, dropout = self.heads(self.q(x)), self.dropout if self.training else 0.0
         if q.shape[2] == 1 and not dropout:  # decoding: one query, where the plain form is faster
@@ -148,8 +146,8 @@ class FeedForward(nn.Module):
         if self.gate is None:
             h = up.relu_()  # in place: nothing else needs `up`
         else:
-            h = F.gelu(self.gate(x), approximate="tanh").float() * up
-        if up.dtype == torch.half:  # autocast to fp16, whose largest number, 65,504, T5 passes here
+            h = F.gelu(self.gate(x), approximate="tanh").float() * up  # may pass fp16's range
+        if up.dtype == torch.half:  # autocast to fp16: what `down` makes passes its range, 65,504
             with torch.autocast(x.device.type, enabled=False):
                 return self.down(self.dropout(h.float()))
         return self.down(self.dropout(h))
@@ -176,14 +174,13 @@ class DecoderBlock(nn.Module):
         self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x, bias, memory, memory_bias, cache=None, places=None):
-        """(B, T, D) -> (B, T, D). `memory`: the cross-attention's keys and values. With `cache`,
-        the self-attention's so far, T = 1 and row b is at position places[b], which is filled."""
+    def forward(self, x, bias, memory, memory_bias, cache=None):
+        """(B, T, D) -> (B, T, D). `memory`: the cross-attention's keys and values. `cache`: the
+        self-attention's up to this position (T = 1), which is written into it."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
-            at = torch.arange(len(x), device=x.device)
-            cache[0][at, :, places], cache[1][at, :, places] = keys[:, :, 0], values[:, :, 0]
+            cache[0][:, :, -1:], cache[1][:, :, -1:] = keys, values
             keys, values = cache
         x = x + self.dropout(self.attention(h, keys, values, bias))
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, memory_bias))
@@ -193,12 +190,13 @@ class DecoderBlock(nn.Module):
 def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
     """The row of the bias table for key position minus query position (any shape, integers).
 
-    Half of the buckets hold one distance each, the other half grow logarithmically up to
-    max_distance. Bidirectional: half of them are for keys to the right. Causal: those share 0.
+    In each direction half of the buckets hold one distance each, the others grow logarithmically
+    up to max_distance. Bidirectional: the table's first half is for keys to the left, its second
+    for those to the right. Causal: the whole table looks left, and all to the right share row 0.
     """
     if bidirectional:
         num_buckets //= 2
-        right, distance = (distance > 0) * num_buckets, distance.abs()  # the right's come after
+        right, distance = (distance > 0) * num_buckets, distance.abs()
     else:
         right, distance = 0, (-distance).clamp(min=0)
     exact = num_buckets // 2
@@ -227,16 +225,6 @@ class RelativeBias(nn.Embedding):
 
 def padding_bias(input_ids):  # (B, S) -> (B, 1, 1, S)
     return MASKED * (input_ids == PAD)[:, None, None, :].float()
-
-
-def grown(caches, length, most):
-    """Keys and values, each (..., S, K), with room for `length` positions. By sixteens, up to
-    `most`: all at once would be slower, since attention reads best what lies close together."""
-    more = min(-(-length // 16) * 16, most) - caches[0].shape[-2]
-    if more <= 0:
-        return caches
-    room = caches[0].new_zeros(*caches[0].shape[:-2], more, caches[0].shape[-1])
-    return [torch.cat([cache, room], -2) for cache in caches]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -278,7 +266,7 @@ class T5(nn.Module):
         return self.dropout(self.encoder_norm(x))
 
     def decode(self, target_ids, encoded, input_ids):
-        """Teacher forcing: position t sees the targets before t, the first a <pad>.
+        """Teacher forcing: the input at position t is the target at t - 1, a <pad> at 0.
 
         (B, T), (B, S, D), (B, S) -> (B, T, D), ready for `logits`.
         """
@@ -304,79 +292,44 @@ class T5(nn.Module):
     def generate(self, input_ids, max_new_tokens, at_once=64):
         """Greedy decoding with a cache of keys and values; dropout is off.
 
-        (B, S) ids -> ids (B, T) with 0 after </s>, and their log-probabilities (B, T), fp32, 0
-        there; T <= max_new_tokens. A row without </s> was cut. No id without a token is chosen.
-        At most `at_once` rows are written at a time: the next begins where one has ended.
+        (B, S) ids -> ids (B, T) and their log-probabilities (B, T) in fp32, both 0 after </s>;
+        T <= max_new_tokens. A row without </s> was cut off. Ids from `num_tokens` on are never
+        chosen. The rows are taken in batches of `at_once`, those of like length together.
         """
         assert max_new_tokens > 0, "expected at least one new token"
-        was_training = self.training
-        self.eval()
-        with packed(self, at_once):
-            ids, log_probs = self.greedy(input_ids, max_new_tokens, at_once)
-        self.train(was_training)
-        return ids, log_probs
+        lengths = (input_ids != PAD).cumsum(1).argmax(1) + 1  # up to the last that is no <pad>
+        ids = torch.full((len(input_ids), max_new_tokens), PAD, device=input_ids.device)
+        log_probs, width = torch.zeros(ids.shape, device=ids.device), 0
+        with decoding(self, at_once):
+            for rows in lengths.argsort().split(at_once) if len(ids) else []:
+                batch = input_ids[rows, : lengths[rows[-1]]]
+                width = max(width, self.greedy(batch, rows, ids, log_probs))
+        return ids[:, :width], log_probs[:, :width]
 
-    def encode_in_order(self, input_ids):
-        """Each row's number and (S, D), the shortest first: little padding among neighbours."""
-        positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-        ends = ((input_ids != PAD) * positions).amax(1)
-        for rows in ends.argsort().split(16):
-            yield from zip(rows, self.encode(input_ids[rows, : ends[rows].amax()]))
-
-    def greedy(self, input_ids, max_new_tokens, at_once):  # what `generate` does
-        (B, S), config, device = input_ids.shape, self.config, input_ids.device
-        ids = torch.full((B, max_new_tokens), PAD, device=device)
-        log_probs = torch.zeros(B, max_new_tokens, device=device)
-        bias = self.decoder_bias(max_new_tokens)[0]  # (H, T, T)
-        waiting, width = self.encode_in_order(input_ids), 0
-
-        # of each slot: the row written there, its position, the token before, keys and values
-        free = torch.arange(min(B, at_once), device=device)
-        rows, places, token = free.clone(), free.clone(), free[:, None].clone()
-        memory_bias = padding_bias(input_ids[free])
-        like = self.decoder[0].attention.k(self.embedding(token[:1]))  # of the type they will have
-        shape = 2, len(free), config.num_heads
-        memories = caches = [like.new_empty(*shape, 0, config.d_kv)] * len(self.decoder)
-        while True:
-            taken = list(islice(waiting, len(free)))
-            if taken:
-                slots, new = free[: len(taken)], torch.stack([row for row, _ in taken])
-                rows[slots], places[slots], token[slots] = new, 0, PAD
-                memory_bias[slots] = padding_bias(input_ids[new])
-                encoded = pad_sequence([states for _, states in taken], batch_first=True)
-                memories = grown(memories, encoded.shape[1], S)
-                for block, memory in zip(self.decoder, memories):
-                    for part, found in zip(memory, block.cross_attention.keys_values(encoded)):
-                        part[slots, :, : encoded.shape[1]] = found
-            if len(taken) < len(free):  # none is waiting: the last slots move to where one is free
-                free, left = free[len(taken) :], len(rows) - len(free) + len(taken)
-                last = torch.ones_like(rows).index_fill(0, free, 0)[left:].nonzero()[:, 0] + left
-                free = free[free < left]
-                for x in (rows, places, token, memory_bias):
-                    x[free] = x[last]
-                for x in (*memories, *caches):
-                    x[:, free] = x[:, last]
-                rows, places, token = rows[:left], places[:left], token[:left]
-                memory_bias = memory_bias[:left]
-                memories = [memory[:, :left] for memory in memories]
-                caches = [cache[:, :left] for cache in caches]
-            if len(rows) == 0:
-                return ids[:, :width], log_probs[:, :width]
-
-            T = int(places.max()) + 1
-            caches = grown(caches, T, max_new_tokens)
-            unpadded = memory_bias[..., : memories[0].shape[-2]]
-            causal = bias[:, places, : caches[0].shape[-2]].transpose(0, 1)[:, :, None]
-            x = self.embedding(token)
+    def greedy(self, input_ids, rows, ids, log_probs):
+        """Write one batch's outputs to its `rows` of both -> the steps that the longest took."""
+        encoded, memory_bias = self.encode(input_ids), padding_bias(input_ids)
+        # of each block, keys and values as one tensor: (2, B, H, S, K) and (2, B, H, T, K)
+        memories = [torch.stack(b.cross_attention.keys_values(encoded)) for b in self.decoder]
+        T, token = ids.shape[1], ids[rows, :1]  # <pad>
+        caches = [memory.new_empty(*memory.shape[:3], T, memory.shape[4]) for memory in memories]
+        bias = self.decoder_bias(T)
+        for t in range(T):
+            x, causal = self.embedding(token), bias[:, :, t : t + 1, : t + 1]
             for block, memory, cache in zip(self.decoder, memories, caches):
-                x = block(x, causal, memory, unpadded, cache, places)
+                x = block(x, causal, memory, memory_bias, cache[..., : t + 1, :])
             logits = self.logits(self.finish(x[:, 0])).float()
-            token = logits[:, : config.num_tokens].argmax(-1, keepdim=True)
-            ids[rows, places] = token[:, 0]
-            logits -= logits.gather(-1, token)  # of the largest, which has probability 1 / sum
-            log_probs[rows, places] = -logits.exp_().sum(-1).log()
-            places, width = places + 1, max(width, T)
-            free = ((token[:, 0] == EOS) | (places == max_new_tokens)).nonzero()[:, 0]
+            token = logits[:, : self.config.num_tokens].argmax(-1, keepdim=True)
+            ids[rows, t] = token[:, 0]
+            log_probs[rows, t] = -F.cross_entropy(logits, token[:, 0], reduction="none")
+            going = token[:, 0] != EOS
+            if not going.all():  # a row that has ended is not computed further
+                rows, token, memory_bias = rows[going], token[going], memory_bias[going]
+                memories = [memory[:, going] for memory in memories]
+                caches = [cache[:, going] for cache in caches]
+            if len(rows) == 0:
+                break
+        return t + 1
 
 
 # ------------------------------------------------------------------------------------------------
@@ -428,7 +381,8 @@ def read_config(path):
     """config.json -> T5Config. Raises InputError where it is not a T5 that this file builds."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        raw.setdefault("num_tokens", min(raw["vocab_size"], T5Config.num_tokens))
+        rows = raw["vocab_size"]  # T5's own are 28 more than tokens; elsewhere that is not known
+        raw.setdefault("num_tokens", T5Config.num_tokens if rows == T5Config.vocab_size else rows)
         raw.setdefault("num_decoder_layers", raw["num_layers"])
         raw.setdefault("scale_decoder_outputs", raw.get("tie_word_embeddings", True))
         config = T5Config(**{f.name: raw[f.name] for f in fields(T5Config) if f.name in raw})
@@ -463,31 +417,29 @@ def first_line(error):  # of what torch says, up to the advice that follows
 
 def read_safetensors(path):
     """{name: tensor}. Layout: the header's length (8 bytes, little-endian), a JSON header, data."""
-    data = memoryview(Path(path).read_bytes())
-    start, tensors, spans, end = 8 + int.from_bytes(data[:8], "little"), {}, [], 0
-    name = "the file"
+    data = bytearray(Path(path).read_bytes())
+    start, tensors, end, name = 8 + int.from_bytes(data[:8], "little"), {}, 0, "the file"
     try:
         check(8 < start <= len(data), "its header would end after the file does")
-        header = json.loads(bytes(data[8:start]), object_pairs_hook=unique)
+        header = json.loads(data[8:start], object_pairs_hook=unique)
         checksum = header.pop("__metadata__", {}).get(CHECKSUM)
         found = hashlib.sha256(json.dumps(header).encode())
-        found.update(data[start:])
+        values = torch.frombuffer(data, dtype=torch.uint8)[start:]
+        found.update(values.numpy())
         for name, entry in header.items():
             (first, last), shape = entry["data_offsets"], entry["shape"]
             check(entry["dtype"] in DTYPES, f"is of type {entry['dtype']!r}")
             dtype = DTYPES[entry["dtype"]]
             check(all(type(n) is int and n >= 0 for n in (first, last, *shape)), "a bad number")
-            check(last <= len(data) - start, "would end after the file does")
+            check(last <= len(values), "would end after the file does")
             check(math.prod(shape) * dtype.itemsize == last - first, "has another size")
-            raw = bytearray(data[start + first : start + last])
-            flat = torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
-            tensors[name] = flat.reshape(shape)
-            spans.append((first, last, name))
-        for first, last, name in sorted(spans):
+            # a copy, since in the file it may begin at any byte
+            tensors[name] = values[first:last].clone().view(dtype).reshape(shape)
+        for (first, last), name in sorted((header[name]["data_offsets"], name) for name in header):
             check(first == end, "does not begin where its neighbour ends")
             end = last
         name = "the file"
-        check(start + end == len(data), "there are bytes after its last tensor")
+        check(end == len(values), "there are bytes after its last tensor")
         check(checksum in (None, found.hexdigest()), "its checksum is not the one written in it")
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         why = f"{first_line(error)}, in {name!r:.99}"
@@ -523,13 +475,8 @@ def write_safetensors(tensors, path):
     metadata = {"format": "pt", CHECKSUM: checksum.hexdigest()}
     text = json.dumps({"__metadata__": metadata} | header).encode()
     text += b" " * (-len(text) % 8)  # so that the data starts at a multiple of 8
-
-    def write(file):
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays:
-            file.write(array.data)
-
-    replace_file(path, write)
+    start = len(text).to_bytes(8, "little") + text
+    replace_file(path, lambda file: file.writelines([start, *arrays]))
 
 
 def replace_file(path, write):
@@ -576,11 +523,11 @@ def load(folder):
         found = tuple(tensors[published].shape) if published in tensors else "missing"
         if found != expected:
             raise InputError(f"{path}: {published} is {found}, expected {expected} by config.json")
-        state[ours] = tensors.pop(published).float()
+        state[ours] = tensors.pop(published).float().contiguous()
     if unused := sorted(set(tensors) - set(DROPPED)):
         raise InputError(f"{path}: no place in the model for {unused[:3]}; is it a T5?")
     model.load_state_dict(state, assign=True)
-    return model.requires_grad_().eval()
+    return model.eval()
 
 
 def save(model, folder):

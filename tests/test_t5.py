@@ -227,6 +227,13 @@ def test_a_pytorch_model_bin_loads_with_any_of_the_embedding_copies(tmp_path, co
     assert_near(ours(*batch), their_output(theirs, *batch).logits, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows, tokens", [(32_128, 32_100), (250_112, 250_112), (97, 97)])
+def test_every_row_counts_as_a_token_but_the_last_28_of_t5s_own(tmp_path, rows, tokens):
+    (tmp_path / CONFIG).write_text(json.dumps({"vocab_size": rows, "num_layers": 6}))
+    config = t5.read_config(tmp_path / CONFIG)
+    assert (config.vocab_size, config.num_tokens) == (rows, tokens)
+
+
 def test_safetensors_files_are_those_of_the_safetensors_package(tmp_path):
     ours = {"matrix": torch.arange(15.0).view(3, 5).T.contiguous(),
             "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 6)}  # fmt: skip
@@ -249,7 +256,8 @@ def test_an_id_that_names_no_token_is_never_generated(config):
     head[-2] = 1e4 * torch.randn(config.d_model)
     head[-1] = -head[-2]  # of a row and its negative, one always wins
     assert (model(*batch).argmax(-1) >= config.num_tokens).all()
-    assert model.generate(batch[0], T)[0].max() < config.num_tokens
+    ids, log_probs = model.generate(batch[0], T)
+    assert ids.max() < config.num_tokens and log_probs.isfinite().all()
 
 
 def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
@@ -264,7 +272,7 @@ def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
         row[end : end + 1], row[end + 1 :], log_prob[end + 1 :] = EOS, PAD, 0
     head = model.head.weight.data
     head[[EOS, chosen]] = head[[chosen, EOS]]
-    for at_once in (B, 2):  # 2: a row takes the place of one that has ended
+    for at_once in (B, 2):  # 2: in two batches
         ended_ids, ended_log_probs = model.generate(input_ids, 12, at_once)
         assert torch.equal(ended_ids, ids)
         assert_near(ended_log_probs, log_probs, atol=1e-4)
@@ -284,12 +292,19 @@ def test_a_batch_is_decoded_as_each_row_alone(config, at_once):
 
 
 def test_weights_are_packed_only_while_a_model_generates(monkeypatch):
-    model, seen = lively(t5.T5, TINY), []
+    model, seen = lively(t5.T5, TINY).train(), []
     monkeypatch.setattr(model, "logits", lambda x: seen.append(len(t5.PACKED)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(torch.ones(B, S, dtype=torch.long), 2)
     matrices = sum(p.ndim == 2 for p in model.parameters())
     assert seen == [matrices * torch.backends.mkldnn.is_available()] and not t5.PACKED
+    assert model.training
+
+
+def test_no_rows_give_no_outputs_and_ids_may_be_of_32_bits():
+    model, (input_ids, _) = lively(t5.T5, TINY), make_batch(TINY)
+    assert [x.shape for x in model.generate(input_ids[:0], T)] == [(0, 0), (0, 0)]
+    assert torch.equal(model.generate(input_ids.int(), T)[0], model.generate(input_ids, T)[0])
 
 
 def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
