@@ -542,7 +542,7 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim=True):
     return micro_batches, totals
 
 
-def batches(lengths, batch_size, seed, start=0, window=16):
+def batches(lengths, batch_size, seed, start=0, window=1):
     """Endless arrays of batch_size indices into `lengths`, from batch `start` on.
 
     One seeded permutation after another, cut into windows of `window` batches that may span two;

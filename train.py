@@ -63,8 +63,8 @@ def parse(argv=None):
     add("--alpha3", type=float, default=0.1, help="weight of L_CE in Eq. 10; the others are 0.5")
     add("--micro-batch", type=int, metavar="N", help="examples computed at once; the result is the "
         "same but for rounding and dropout's draws; default: by vocabulary and device")  # fmt: skip
-    add("--window", type=int, default=16, metavar="N",
-        help="batches whose examples are sorted by length together; 1: no sorting")  # fmt: skip
+    add("--window", type=int, default=1, metavar="N",
+        help="batches whose examples are sorted by length together; 1: random batches")
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, help="of weights, order, dropout and --subsample")
     add("--precision", choices=["auto", "fp32", "tf32", "bf16", "fp16"],
