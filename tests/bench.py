@@ -107,8 +107,8 @@ def our_step(ids, batch_size, vocabulary=VOCABULARY, window=1):
 
 def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None):
     """-> a function that takes the released code's step, over transformers' model: random batches
-    padded to their longest, two whole passes, the maximum over all positions, both losses. Our
-    step's batches are the same, and so are the micro-batches."""
+    padded to their longest, two whole passes, the maximum over all positions, both losses. The
+    batches are those of our step; with `micro_batch` it takes our micro-batches too."""
     import transformers
 
     torch.manual_seed(0)
