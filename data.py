@@ -1,34 +1,34 @@
 """The data: the four released sets of Distilling Step-by-Step, a user's own, and the toy task.
 
 Hsieh et al. 2023 (arXiv 2305.02301) released texts, labels and a teacher's raw answers for e-SNLI,
-ANLI (round 1), CQA and SVAMP. Here: download, parse, split, tokenise, batch; the rules that decide
-a result are those of the released code, checked on its files in `tests/test_data.py`.
+ANLI (round 1), CQA and SVAMP. They are parsed and split by the rules of the released code, as
+`tests/test_data.py` checks on its files; the README and tests/MEASUREMENTS.md list differences.
 
 Letters: B batch, S source length, T target length. Ids: 0 <pad>, 1 </s>, 2 <unk>.
 """
 
-import fcntl
 import hashlib
-import http.client
 import io
+import itertools
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 import urllib.request
 import zipfile
-from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 import torch
 
-from t5 import EOS, PAD, InputError, replace_file, unique
+from t5 import EOS, PAD, UNK, InputError, check, read_json, replace_file
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Example:
 
 
 # ------------------------------------------------------------------------------------------------
-# the released sets
+# examples and parsers
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 MARKERS = {  # what the teacher writes between rationale and label, and where its text runs on
@@ -50,10 +50,30 @@ MARKERS = {  # what the teacher writes between rationale and label, and where it
     "svamp": ("The answer is", "Q:"),
     "toy": ("The answer is", "Q:"),
 }
+VALIDATION = ("valid", "validation", "dev", "val")  # names of a user's validation file
+
+
+def is_folder(name):  # a user's folder, rather than a released set or the toy task
+    return str(name) not in MARKERS
+
+
+def by_value(name):  # whether the labels are equations, whose values are compared
+    return str(name) in ("svamp", "toy")
+
+
+def title(path_or_name):
+    """What run names and tables call a dataset, weights or a tokenizer.
+
+    A user's folder or file gets 6 digits of its path's sha256, so that two of one name differ.
+    """
+    path = Path(os.path.abspath(path_or_name))
+    if not is_folder(path_or_name) or is_hub_name(path_or_name):
+        return str(path_or_name).replace("/", "--")
+    return f"{path.name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
 
 
 def parse_teacher(name, text):
-    """The teacher's raw text -> (rationale, label), each "" where it can't be told."""
+    """The teacher's raw text -> (rationale, label), each "" where the text doesn't show it."""
     marker, run_on = MARKERS[name]
     if name == "esnli":
         rationale, _, label = text.partition(marker)
@@ -71,36 +91,37 @@ def parse_teacher(name, text):
     return rationale, equation[0] if equation else ""
 
 
-def expect(what, found, good):
-    if not good:
-        raise ValueError(f"expected {what}, found {found!r:.60}")
-    return found
-
-
 def is_text(value):  # half a surrogate pair, as a cut-off \\ud83d gives, can't be tokenised
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def text_of(line, field):
-    return expect(f"a text as '{field}'", line[field], is_text(line[field]))
+    value = line.get(field)
+    advice = ": quote it" if isinstance(value, (int, float)) else ""
+    found = f"{value!r:.60}{advice}" if field in line else "no such field"
+    check(is_text(value), f"expected a text as '{field}', found {found}")
+    return value
 
 
 def input_and_label(name, line):
+    """A line of a released file -> (input, label)."""
     if name in ("esnli", "anli1"):
-        label = line["label"]
-        expect("0, 1 or 2 as 'label'", label, type(label) is int and 0 <= label <= 2)
+        label = line.get("label")
+        good = type(label) is int and 0 <= label <= 2
+        check(good, f"expected 0, 1 or 2 as 'label', found {label!r:.60}")
         return f"{text_of(line, 'premise')}</s>{text_of(line, 'hypothesis')}", NLI_LABELS[label]
     if name == "cqa":
-        choices = line["choices"]
-        good = isinstance(choices, list) and [type(choice) for choice in choices] == [str] * 5
-        expect("5 texts as 'choices'", choices, good)
+        choices = line.get("choices")
+        good = isinstance(choices, list) and len(choices) == 5 and all(map(is_text, choices))
+        check(good, f"expected 5 texts as 'choices', found {choices!r:.60}")
         rows = [f"({letter}) {choice}" for letter, choice in zip("abcde", choices)]
         text = "\n".join([text_of(line, "question"), "Answer Choices:", *rows])
         return text, text_of(line, "answer")
     return text_of(line, "input"), text_of(line, "label")
 
 
-def own_example(line):  # of a user's own data
+def own_example(line):
+    """A line of a user's own file -> Example."""
     texts = [text_of(line, field) for field in ("input", "label", "rationale")]
     return Example(*texts, text_of(line, "llm_label") if "llm_label" in line else "")
 
@@ -113,11 +134,11 @@ def read_text(path):
         raise InputError(f"{path}, line {line}: expected UTF-8, found another encoding") from None
 
 
-def parse(text):
+def parse(text, place):
     try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"expected JSON ({error})") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: expected JSON ({error}), found {text[:40]!r}") from None
 
 
 def read_lines(path, make):
@@ -125,76 +146,90 @@ def read_lines(path, make):
     rows = []
     for number, text in enumerate(read_text(path).split("\n"), 1):
         if text.strip():
+            place = f"{path}, line {number}"
+            line = parse(text, place)
+            check(isinstance(line, dict), f"{place}: expected an object, found {line!r:.60}")
             try:
-                line = parse(text)
-                rows.append(make(expect("an object", line, isinstance(line, dict))))
-            except (ValueError, KeyError) as error:
-                why = f"expected a field {error}" if isinstance(error, KeyError) else error
-                raise InputError(f"{path}, line {number}: {why}; it begins {text[:40]!r}") from None
-    if not rows:
-        raise InputError(f"{path}: expected lines of JSON, found none")
+                rows.append(make(line))
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
+    check(rows, f"{path}: expected lines of JSON, found none")
     return rows
 
 
-def read_array(path):
-    text = read_text(path)
-    try:
-        texts = parse(text)
-        return expect("texts", texts, isinstance(texts, list) and all(map(is_text, texts)))
-    except ValueError as error:
-        raise InputError(f"{path}: not a JSON array of texts: {error}") from None
+def own_file(folder, split):
+    """The file of a split of the user's own data, or None."""
+    names = VALIDATION if split == "valid" else (split,)
+    found = [Path(folder, f"{name}.jsonl") for name in names]
+    found = [path for path in found if path.exists()]
+    both = " and ".join(path.name for path in found)
+    check(len(found) < 2, f"{folder}: expected one validation set, found {both}: keep one of them")
+    return found[0] if found else None
 
 
 def load(name_or_folder, split, root="datasets"):
     """The examples of a set's split, in the order of its file.
 
-    A name of a released set (files below `root`, downloaded if they are not there), `toy` (written
-    there), or a folder with train.jsonl, test.jsonl and perhaps valid.jsonl, whose lines hold
-    `input`, `label`, `rationale` and perhaps `llm_label` (else ""). split: train, valid or test; a
-    set without a valid file has none: see `split_validation`. Raises FileNotFoundError, InputError.
+    The set is a released one by its name (below `root`, downloaded if it is missing), `toy` (below
+    `root`, written if it is missing), or a folder with train.jsonl, test.jsonl and optionally
+    valid.jsonl, whose lines hold `input`, `label`, `rationale` and optionally `llm_label`. split:
+    train, valid or test; a set without a validation file has no valid: see `split_validation`.
+    Raises FileNotFoundError, InputError.
     """
     name, root = str(name_or_folder), Path(root)
-    if name not in MARKERS:
-        path = Path(name) / f"{split}.jsonl"
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: not there; a dataset is {', '.join(MARKERS)}, "
-                                    "or a folder with train.jsonl and test.jsonl")  # fmt: skip
+    if is_folder(name):
+        path = own_file(name, split)
+        if path is None:
+            raise FileNotFoundError(f"{Path(name, split)}.jsonl: not there; a dataset is "
+                                    f"{', '.join(MARKERS)}, or a folder with train.jsonl and "
+                                    "test.jsonl")  # fmt: skip
         return read_lines(path, own_example)
-    path = root / name / f"{name}_{split}.json"
+    path, llm = root / name / f"{name}_{split}.json", root / name / "llm"
     if not path.exists() and name == "toy":
         write_toy(root)
     elif not path.exists():
         download_sets(path, root)
     lines = read_lines(path, lambda line: input_and_label(name, line))
-    llm, raw, files = root / name / "llm", [], 0
+    raw, files = [], 0
     while (part := llm / f"{split}_CoT_{files}.json").exists():
-        raw += read_array(part)
+        texts = parse(read_text(part), part)
+        good = isinstance(texts, list) and all(map(is_text, texts))
+        check(good, f"{part}: expected a JSON array of texts, found {texts!r:.60}")
+        raw += texts
         files += 1
-    if len(raw) != len(lines):
-        raise InputError(f"{llm}: {len(raw)} teacher texts in {files} files "
-                         f"{split}_CoT_*.json, expected {len(lines)}, one a line of {path}")
+    check(len(raw) == len(lines), f"{llm}: {len(raw)} teacher's texts in {files} files "
+          f"{split}_CoT_*.json, expected {len(lines)}, one for each line of {path}")  # fmt: skip
     return [Example(*line, *parse_teacher(name, text)) for line, text in zip(lines, raw)]
 
+
+def digest(examples):
+    """The sha256 of a list of examples: of all their fields, in order."""
+    fields = json.dumps([vars(example) for example in examples])
+    return hashlib.sha256(fields.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------
+# splits
 
 def train_and_valid(name_or_folder, root="datasets", fraction=1.0, seed=0):
     """What a run trains on and what it chooses its weights by -> two lists of examples."""
     train = whole = load(name_or_folder, "train", root)
-    if fraction != 1:  # the whole set keeps its order, and so the same tenth validates every seed
+    if fraction != 1:  # the whole set keeps its order, so every seed has the same validation set
         train = subsample(train, fraction, seed)
-    if name_or_folder in ("esnli", "anli1") or Path(name_or_folder, "valid.jsonl").exists():
+    own = is_folder(name_or_folder) and own_file(name_or_folder, "valid")
+    if own or name_or_folder in ("esnli", "anli1"):
         valid = load(name_or_folder, "valid", root)
     else:
         train, valid = split_validation(train)
-    if not train:
-        raise InputError(f"{name_or_folder}: expected examples to train on, found {len(whole)} "
-                         "in all, of which none is left")
+    check(train, f"{name_or_folder}: expected examples to train on, found {len(whole)} in all, "
+                 "of which none is left")  # fmt: skip
     return train, valid
 
 
 def subsample(examples, fraction, seed):
     """Drop the first ceil((1 - fraction) n) of a seeded order; keep the rest in that order."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"the share of the training set to keep must be in (0, 1], not {fraction}")
+    check(0 < fraction <= 1, f"the share of the training set to keep: expected more than 0 and at "
+                             f"most 1, found {fraction}")  # fmt: skip
     order = np.random.default_rng(seed).permutation(len(examples))
     return [examples[i] for i in order[math.ceil((1 - fraction) * len(order)) :]]
 
@@ -205,6 +240,9 @@ def split_validation(examples, seed=0):
     cut = math.ceil(0.1 * len(order))
     return [examples[i] for i in order[cut:]], [examples[i] for i in order[:cut]]
 
+
+# ------------------------------------------------------------------------------------------------
+# the equation reader
 
 def evaluate_equation(text):
     """The value of numbers, + - * /, unary minus and brackets, or None where there is none.
@@ -243,9 +281,9 @@ def evaluate_equation(text):
     return value if math.isfinite(value) and not tokens else None
 
 
-def is_correct(name, answer, label):
-    """SVAMP and toy: equal values. The other sets: equal texts."""
-    if name not in ("svamp", "toy"):
+def is_correct(answer, label, by_value):
+    """Whether an answer is right: equal texts or, by value, equations of equal value."""
+    if not by_value:
         return answer == label
     found, expected = evaluate_equation(answer), evaluate_equation(label)
     if found is None or expected is None:
@@ -254,202 +292,10 @@ def is_correct(name, answer, label):
 
 
 # ------------------------------------------------------------------------------------------------
-# published files
-
-GITHUB = "https://github.com"
-DSS = "google-research/distilling-step-by-step/raw/ef944263c9ddfd40a9888557f3e7d17513fd1a7e"
-DSS_BLOB = "fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd"  # what git calls datasets.zip
-SPIECE_SHA256 = "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
-PUBLISHED = {  # size: repository on the hub @ revision, weights, their sha256 or None
-    "small": (
-        "google-t5/t5-small@df1b051c49625cf57a3d0d8d3863ed4d13564fe4", "model.safetensors",
-        "bd944e5f1b3ad9b70dd9d00010a517059e19265671076b8b0a4a58d9491842bc"),
-    "base": (
-        "google-t5/t5-base@a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", "model.safetensors",
-        "a90903540cc02cbeb7ff9f823f1a80eb778c7e22426a0e620b01c77a5ec8f5b4"),
-    "v1_1-small": ("google/t5-v1_1-small@main", "pytorch_model.bin", None),
-    "v1_1-base": (
-        "google/t5-v1_1-base@b5fc947a416ea3cb079532cb3c2bbadeb7f800fc", "pytorch_model.bin", None),
-}  # fmt: skip
-
-
-PATIENCE = 10  # seconds for a server to answer, and for each 16 KB of the answer
-PAUSES = (1, 2, 4)  # seconds before a download whose connection was lost is tried again
-UNPACKED = 2 * 10**9  # bytes that an archive may hold
-
-
-def receive(url, file, pinned):
-    """Append to `file` what it lacks of the url's content, by one request."""
-    had = file.seek(0, os.SEEK_END)
-    request = urllib.request.Request(url, headers={"Range": f"bytes={had}-"} if had else {})
-    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-        headers, length = answer.headers, answer.headers.get("Content-Length")
-        if answer.status != 206:  # what comes is the whole
-            file.seek(0)
-            file.truncate()
-        elif not headers.get("Content-Range", "").startswith(f"bytes {had}-"):
-            raise ConnectionError(f"asked for bytes {had}-, got {headers.get('Content-Range')}")
-        if not (pinned or length or "Transfer-Encoding" in headers):  # cut, it would look whole
-            raise ConnectionError("it comes without a length, and no checksum is known")
-        mark = start = file.tell()
-        size = start + int(length) if length else None
-        began = alive = shown = time.time()
-        while block := answer.read1(1 << 20):
-            file.write(block)
-            done, now = file.tell(), time.time()
-            if done - mark >= 1 << 14:
-                mark, alive = done, now
-            elif now - alive > PATIENCE:
-                raise TimeoutError(f"fewer than 16 KB came in {PATIENCE} seconds")
-            if sys.stderr.isatty() and now - shown > 0.2:
-                shown, rate = now, (done - start) / (now - began) / 1e6
-                line = f"{done / 1e6:.1f} of {(size or 0) / 1e6:.1f} MB, {rate:.1f} MB/s"
-                print(f"\r{file.name}: {line}", end="", file=sys.stderr)
-    if file.tell() == 0 or size not in (None, file.tell()):
-        raise ConnectionError(f"{file.tell():,} bytes came of {size or 'some'}")
-
-
-def download(url, path, digest):
-    """Download to `path`, whole and checked, or leave nothing there.
-
-    What comes before a connection is lost waits in `path`.part for the next try or call, which
-    asks for the rest; without a checksum only for the next try, as it may be of another version.
-    """
-    part = f"{path}.part"
-    with open(part, "a+b" if digest else "w+b") as file:
-        for pause in (*PAUSES, None):  # None: this try was the last
-            began, had = time.time(), file.seek(0, os.SEEK_END)
-            try:
-                receive(url, file, digest)
-                break
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                code = getattr(error, "code", 400 if isinstance(error, ValueError) else 500)
-                size = file.seek(0, os.SEEK_END)
-                silent = size == had and time.time() - began >= PATIENCE
-                if pause is None or silent or code < 500 and code != 416:
-                    if not (digest and size):
-                        os.remove(part)
-                    # repr: what is no HTTP may be of several lines
-                    raise error if isinstance(error, OSError) else OSError(repr(error)) from None
-                if code == 416:  # the server has no such bytes: begin again
-                    file.truncate(0)
-            time.sleep(pause)
-        found, size = hashlib.sha256(), file.seek(0, os.SEEK_END)
-        if digest and len(digest) == 40:
-            found = hashlib.sha1(b"blob %d\0" % size)
-        file.seek(0)
-        while block := file.read(1 << 20):
-            found.update(block)
-        if digest and found.hexdigest() != digest:
-            os.remove(part)
-            raise InputError(f"{url}: the checksum is {found.hexdigest()}, expected {digest}; "
-                             "nothing is kept")  # fmt: skip
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    print(f"{path}: {size:,} bytes from {url}", file=sys.stderr)
-
-
-@contextmanager
-def alone(folder):
-    """Of the processes that come with the same folder, one at a time goes on; the others wait."""
-    os.makedirs(folder, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def fetch(url, path, digest=None):
-    """Download to `path`, if another process does not, or leave nothing there.
-
-    digest: a sha256, or the 40 digits that git names the file by (a sha1 of its size and bytes).
-    Raises OSError, InputError.
-    """
-    with alone(Path(path).parent):
-        if not Path(path).exists():
-            download(url, path, digest)
-
-
-def unpack(archive, root):
-    """Write the archive's sets below `root`, if all of it is sound. Raises what zipfile does."""
-    ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
-    with zipfile.ZipFile(archive) as bundle:
-        members = bundle.infolist()
-        # the pinned checksum lets nothing else in: this is for the day that the pin is changed
-        for name in (member.filename for member in members):
-            parts = re.split(r"[/\\]", name)
-            expect("members below its own folder", name, parts[0] and ".." not in parts)
-        size = sum(member.file_size for member in members)
-        expect(f"at most {UNPACKED:,} bytes unpacked", size, size <= UNPACKED)
-        expect("members with their checksums", bad := bundle.testzip(), bad is None)
-        # a set's lines after its teacher texts: where the lines are, the texts are too
-        for member in sorted(members, key=lambda m: "/llm/" not in m.filename):
-            match = ours.fullmatch(member.filename)
-            if match and match[2] in MARKERS:
-                target = Path(root) / match[1]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with bundle.open(member) as source:
-                    replace_file(target, lambda file: shutil.copyfileobj(source, file))
-
-
-def download_sets(wanted, root):
-    """Fetch the archive of the four released sets and unpack it below `root`."""
-    url, archive = f"{GITHUB}/{DSS}/datasets.zip", Path(root) / "datasets.zip"
-    with alone(root):
-        if wanted.exists():  # another process was faster
-            return
-        try:
-            download(url, archive, DSS_BLOB)
-        except OSError as error:
-            raise InputError(
-                f"no {wanted}, and {url} can't be had ({error}). Go on with --data-root FOLDER "
-                "where the released files are, or with `python train.py`, the toy task") from None
-        try:
-            unpack(archive, root)
-        except Exception as error:  # whatever a damaged archive makes zipfile meet, or a full disk
-            raise InputError(f"{url}: can't be unpacked: {error!r}; it is not kept") from None
-        finally:
-            archive.unlink()
-    if not wanted.exists():
-        raise FileNotFoundError(f"{wanted}: not in {url}")
-
-
-def published(size, names=None, folder="weights"):
-    """The folder with a published model's config.json, weights and spiece.model.
-
-    A copy in the hub's cache is used first; else they are downloaded to `folder`/`size`.
-    `names`: the files that are needed, if not all three.
-    """
-    source, weights, sha256 = PUBLISHED[size]
-    repository, revision = source.split("@")
-    names = names or ["config.json", "spiece.model", weights]
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    cache = Path(home) / "hub" / f"models--{repository.replace('/', '--')}"
-    branch = cache / "refs" / revision  # of a branch: a file that holds its commit
-    cached = cache / "snapshots" / (branch.read_text().strip() if branch.exists() else revision)
-    if all((cached / name).exists() for name in names):
-        return cached
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    for name in names:
-        path, url = Path(folder) / size / name, f"{hub}/{repository}/resolve/{revision}/{name}"
-        try:
-            if not path.exists():
-                fetch(url, path, {weights: sha256, "spiece.model": SPIECE_SHA256}.get(name))
-        except OSError as error:
-            raise InputError(
-                f"no {name} of {repository} in {cached} or {path.parent}, and {url} can't be had "
-                f"({error}). Go on with --weights FOLDER (config.json, weights, spiece.model), or "
-                "with random weights: --from-scratch --tokenizer FILE (a spiece.model)"
-            ) from None
-    return Path(folder) / size
-
-
-# ------------------------------------------------------------------------------------------------
-# ids and batches
+# the tokenizer and batches
 
 MAX_SOURCE, MAX_TARGET = 1_024, 256  # ids, as in the released code
+MIN_LABEL_LIMIT = 64  # ids that an answer may have, unless a label of the set has more
 SENTINELS = 100  # <extra_id_0> to <extra_id_99> follow the pieces in every T5 vocabulary
 JOINER = "The answer is"  # between rationale and label in the single sequence
 
@@ -458,30 +304,71 @@ class Tokenizer:
     """sentencepiece, with T5's </s>. Ids are those of transformers' T5 tokenizer (legacy form)."""
 
     def __init__(self, path):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: not there; expected a sentencepiece model")
-        self.serialized = Path(path).read_bytes()
+        path = Path(path)
+        if not path.is_file():
+            why = "expected a sentencepiece model"
+            if (path.parent / "tokenizer.json").is_file():
+                why += ", and tokenizer.json is not read: give its spiece.model by --tokenizer FILE"
+            raise FileNotFoundError(f"{path}: not there; {why}")
+        self.serialized = path.read_bytes()
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_proto=self.serialized)
             ids = [self.pieces.pad_id(), self.pieces.eos_id(), self.pieces.unk_id()]
-            expect("0 <pad>, 1 </s>, 2 <unk>", ids, ids == [0, 1, 2])
+            check(ids == [PAD, EOS, UNK], f"found {ids}")
             self.pieces.id_to_piece(list(range(len(self.pieces))))  # each is UTF-8
         except (RuntimeError, ValueError):  # UnicodeDecodeError is one
             raise InputError(f"{path}: not a T5 vocabulary (sentencepiece; ids 0 <pad>, 1 </s>, "
                              "2 <unk>)") from None  # fmt: skip
+        refuse_added_tokens(path.parent, self.pieces)
 
     def __len__(self):
         return len(self.pieces) + SENTINELS
 
     def encode(self, text, max_length=None):
         """Text -> ids that end in </s> and number at most max_length. A </s> inside is kept."""
-        first, *others = self.pieces.encode(text.split("</s>"))
-        ids = first + [i for part in others for i in (EOS, *part)]
-        return ids[: None if max_length is None else max_length - 1] + [EOS]
+        ids = []
+        for part in text.split("</s>"):  # one by one: a list of texts starts a pool of threads
+            ids += [*self.pieces.encode(part), EOS]
+        return ids if max_length is None else ids[:-1][: max_length - 1] + [EOS]
 
     def decode(self, ids):
-        """Ids -> text, without <pad>, </s> and the sentinels."""
-        return self.pieces.decode([int(i) for i in ids if EOS < i < len(self.pieces)])
+        """Ids -> text, without <pad>, </s>, the sentinels, and white space at the ends."""
+        return self.pieces.decode([int(i) for i in ids if EOS < i < len(self.pieces)]).strip()
+
+    def normalise(self, text):
+        """The text as a student's exact answer reads: encoded, then decoded."""
+        return self.decode(self.encode(text))
+
+    def save(self, folder):
+        """Write spiece.model and what transformers' AutoTokenizer needs to give the same ids."""
+        config = {
+            "tokenizer_class": "T5Tokenizer", "legacy": True, "extra_ids": SENTINELS,
+            "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>",
+            "model_max_length": MAX_SOURCE,
+        }  # fmt: skip
+        text = json.dumps(config, indent=2).encode()
+        replace_file(Path(folder) / "spiece.model", lambda file: file.write(self.serialized))
+        replace_file(Path(folder) / "tokenizer_config.json", lambda file: file.write(text))
+
+
+def refuse_added_tokens(folder, pieces=None):
+    """Refuse a folder whose files, as transformers writes them, add tokens to T5's own.
+
+    pieces: the folder's sentencepiece model, if it has one; a token that is its piece is accepted.
+    """
+    names = ("tokenizer_config.json", "tokenizer.json", "added_tokens.json")
+    config, fast, added = (
+        read_json(folder / name) if (folder / name).is_file() else {} for name in names)
+    try:
+        tokens = [*config.get("added_tokens_decoder", {}).values(), *fast.get("added_tokens", [])]
+        found = {token["content"] for token in tokens} | added.keys()
+        found = {t for t in found if not re.fullmatch(r"<pad>|</s>|<unk>|<extra_id_\d\d?>", t)}
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{folder}: expected tokens, each with its content, in "
+                         f"{' and '.join(names[:2])}") from None  # fmt: skip
+    found = sorted(t for t in found if pieces is None or pieces.piece_to_id(t) == UNK)
+    check(not found, f"{folder}: {len(found)} tokens were added to the vocabulary, {found[:9]}, "
+                     "which is not supported: choose weights without them")  # fmt: skip
 
 
 def prompts(text, method):
@@ -501,9 +388,56 @@ def encode(examples, tokenizer, method, labels="gold"):
             end = tokenizer.encode(f"{JOINER} {label}", MAX_TARGET)
             rationale = tokenizer.encode(example.rationale)[:-1]
             targets = [rationale[: MAX_TARGET - len(end)] + end]
-        texts = prompts(example.input, method)
-        encoded.append(([tokenizer.encode(text, MAX_SOURCE) for text in texts], targets))
+        sources = [tokenizer.encode(text, MAX_SOURCE) for text in prompts(example.input, method)]
+        encoded.append((sources, targets))
     return encoded
+
+
+def losses(examples, tokenizer, method, labels="gold"):
+    """What `encode` loses of the examples' texts -> a line for each kind of loss that occurs."""
+    label_texts = [e.label if labels == "gold" else e.llm_label for e in examples]
+    # with each text: the ids that share its room, of the prompt or, for `single`, of the label
+    prompt, ends = len(tokenizer.encode(prompts("", method)[0])) - 1, [0] * len(examples)
+    if method == "single":
+        ends = [len(tokenizer.encode(f"{JOINER} {label}")) - 1 for label in label_texts]
+    kinds = [("inputs", [e.input for e in examples], [prompt] * len(examples), MAX_SOURCE),
+             ("rationales", [e.rationale for e in examples], ends, MAX_TARGET),
+             ("labels", label_texts, [0] * len(examples), MAX_TARGET)]  # fmt: skip
+    lines = []
+    for kind, texts, shared, limit in kinds:
+        if kind == "rationales" and method == "finetune":
+            continue
+        ids = [tokenizer.encode(text) for text in texts]
+        counts = {
+            "are blank": sum(row == [EOS] for row in ids),
+            "have characters that the vocabulary lacks": sum(UNK in row for row in ids),
+            f"are too long for {limit:,} ids and lose their ends":
+                sum(len(row) + n > limit for row, n in zip(ids, shared)),
+            "hold </s>, where a student stops":  # but between premise and hypothesis it belongs
+                sum(EOS in row[:-1] for row in ids if kind != "inputs"),
+        }  # fmt: skip
+        lines += [f"{n:,} of {len(texts):,} {kind} {what}" for what, n in counts.items() if n]
+    return lines
+
+
+def check_labels(examples, tokenizer, labels="gold"):
+    """Refuse labels that no student could write or tell apart. Raises InputError."""
+    texts = {example.label for example in examples}
+    if labels == "llm":  # a teacher's white space may vary: only unknown characters matter
+        teachers = {example.llm_label for example in examples}
+        texts |= {text for text in teachers if UNK in tokenizer.encode(text)}
+    read = {}  # what an answer reads as -> the label that it reads as
+    for text in sorted(texts):
+        check("</s>" not in text, f"the label {text!r:.80} can't be written: </s> ends an answer")
+        other = read.setdefault(tokenizer.decode(tokenizer.encode(text, MAX_TARGET)), text)
+        check(other == text, f"the labels {other!r:.80} and {text!r:.80} have the same ids in "
+              "this vocabulary, so no student can tell them apart: rename one of them in the data")
+
+
+def label_limit(examples, tokenizer):
+    """How many ids an answer may have: as many as the longest label, but 64 to 256."""
+    longest = max(len(tokenizer.encode(text)) for text in {e.label for e in examples})
+    return min(max(longest, MIN_LABEL_LIMIT), MAX_TARGET)
 
 
 def pad(rows, width=0):
@@ -517,48 +451,45 @@ def pad(rows, width=0):
 def collate(batch, device, rank=0, world=1, micro_batch=None, trim=True):
     """Rows of `encode` -> the micro-batches of one process's share of them, and the totals.
 
-    A micro-batch: sources (b or 2 b, S), the tasks below one another, and targets, (b, T) for each
-    task. Rows of like length come together and each micro-batch is padded to its own longest; with
-    trim=False its targets are as wide as the whole batch's. totals: the whole batch's numbers of
-    target ids, task by task, and of examples: what the losses are divided by.
+    A micro-batch is a pair: sources, (b, S) or (2 b, S), first the rows of the label task, then of
+    the rationale task; and targets, a list of (b, T), one for each task. Rows are sorted by the
+    length of their last target, then of their source, so that a micro-batch needs little padding.
+    It is padded to its own longest row; with trim=False its targets are padded to the longest of
+    the whole batch. totals: what the losses are divided by, the numbers of the whole batch, over
+    all processes, under the names of `mi_loss.objective`.
     """
-    batch = sorted(batch, key=lambda row: len(row[1][-1]))
-    tasks = list(zip(*(targets for _, targets in batch)))  # each task's targets
-    totals = [sum(map(len, task)) for task in tasks] + [len(batch)]
-    widths = [0 if trim else max(map(len, task)) for task in tasks]
+    batch = sorted(batch, key=lambda row: (len(row[1][-1]), max(map(len, row[0]))))
+    tasks = range(len(batch[0][1]))
+    lengths = [[len(targets[task]) for _, targets in batch] for task in tasks]
+    totals = dict(zip(("label_tokens", "rationale_tokens"), map(sum, lengths)))
+    totals["examples"] = len(batch)
+    widths = [0 if trim else max(task) for task in lengths]
     share, micro_batches = batch[rank::world], []
     size = micro_batch or len(share)
-    pinned = torch.device(device).type == "cuda"  # its copies then need not be waited for
+    pinned = torch.device(device).type == "cuda"  # from pinned memory a copy runs in the background
 
-    def moved(ids):
+    def to_device(ids):
         return (ids.pin_memory() if pinned else ids).to(device, non_blocking=True)
 
     for first in range(0, len(share), size):
-        # rows of (sources, targets) -> all sources and all targets, each task by task
-        sources, targets = (list(zip(*part)) for part in zip(*share[first : first + size]))
-        sources = pad([ids for task in sources for ids in task])
-        targets = [pad(task, width) for task, width in zip(targets, widths)]
-        micro_batches.append((moved(sources), list(map(moved, targets))))
+        rows = share[first : first + size]
+        sources = pad([sources[task] for task in tasks for sources, _ in rows])
+        targets = [pad([targets[task] for _, targets in rows], widths[task]) for task in tasks]
+        micro_batches.append((to_device(sources), [to_device(ids) for ids in targets]))
     return micro_batches, totals
 
 
-def batches(lengths, batch_size, seed, start=0, window=1):
-    """Endless arrays of batch_size indices into `lengths`, from batch `start` on.
+def batches(n, batch_size, seed, start=0):
+    """Endless arrays of batch_size indices below n, from batch number `start` on.
 
-    One seeded permutation after another, cut into windows of `window` batches that may span two;
-    a window's indices are sorted by length, so that a batch holds little padding, and its batches
-    shuffled. Each batch is full, and depends on the seed and its number alone.
+    They run through one seeded permutation after another, and a batch may span two or more: each
+    is full, and depends on the seed and its own number alone.
     """
-    n, size = len(lengths), window * batch_size
-    for number in range(start // window, sys.maxsize):
-        epoch, place = divmod(number * size, n)  # where the window begins
-        epochs = range(epoch, epoch + math.ceil((place + size) / n))
+    for number in itertools.count(start):
+        epoch, place = divmod(number * batch_size, n)  # where the batch begins
+        epochs = range(epoch, epoch + math.ceil((place + batch_size) / n))
         orders = [np.random.default_rng([seed, e]).permutation(n) for e in epochs]
-        rows = np.concatenate(orders)[place : place + size]
-        rows = rows[np.argsort(np.asarray(lengths)[rows], kind="stable")]
-        rows = rows.reshape(window, batch_size)
-        rows = np.random.default_rng([seed, number, 1]).permutation(rows)  # the batches' order
-        yield from rows[max(0, start - number * window) :]
+        yield np.concatenate(orders)[place : place + batch_size]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -620,12 +551,189 @@ def write_toy(root, sizes={"train": 8_000, "test": 500}, seed=0):
         lines = [json.dumps({"input": t, "label": label}) for t, label in zip(texts, labels)]
         files[f"toy_{split}.json"] = "\n".join(lines)
         files[f"llm/{split}_CoT_0.json"] = json.dumps(raw)
-    # a piece must be met in two contexts: show every word and sign in two, so that each is one
+    # sentencepiece makes a piece of what occurs in two contexts: show each word and sign in two
     corpus += [f"{word}( {word})" for word in sorted(set(re.findall(r"\w+|\S", " ".join(corpus))))]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus), model_writer=model, vocab_size=400, hard_vocab_limit=False,
         pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=1.0, minloglevel=2)  # fmt: skip
     replace_file(folder / "spiece.model", lambda file: file.write(model.getvalue()))
-    for name, text in reversed(files.items()):  # toy_train.json last: where it is, all is
+    for name, text in reversed(files.items()):  # toy_train.json last: a set that has it is whole
         replace_file(folder / name, lambda file: file.write(text.encode()))
+
+
+# ------------------------------------------------------------------------------------------------
+# published files
+
+GITHUB = "https://github.com"
+DSS = "google-research/distilling-step-by-step/raw/ef944263c9ddfd40a9888557f3e7d17513fd1a7e"
+DSS_BLOB = "fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd"  # what git calls datasets.zip
+SPIECE_SHA256 = "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
+PUBLISHED = {  # repository on the hub, revision, weights, and their sha256 if it is known
+    "small": ("google-t5/t5-small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", "model.safetensors",
+              "bd944e5f1b3ad9b70dd9d00010a517059e19265671076b8b0a4a58d9491842bc"),
+    "base": ("google-t5/t5-base", "a9723ea7f1b39c1eae772870f3b547bf6ef7e6c1", "model.safetensors",
+             "a90903540cc02cbeb7ff9f823f1a80eb778c7e22426a0e620b01c77a5ec8f5b4"),
+    "v1_1-small": ("google/t5-v1_1-small", "main", "pytorch_model.bin", None),
+    "v1_1-base": ("google/t5-v1_1-base", "b5fc947a416ea3cb079532cb3c2bbadeb7f800fc",
+                  "pytorch_model.bin", None),
+}  # fmt: skip
+MODEL = [  # the files of any model on the hub; where a line names several, the first that exists
+    ["config.json"], ["spiece.model", "tokenizer.json"],
+    ["model.safetensors", "model.safetensors.index.json",
+     "pytorch_model.bin", "pytorch_model.bin.index.json"],
+]  # fmt: skip
+PATIENCE, PAUSE = 10, 2  # seconds: to wait for a server, and between two tries
+SLOWEST = 10_000  # bytes a second, on average, below which a download is given up
+
+
+def download(url, file, pinned=None):
+    """Write the whole content of a url to an open file, in at most three tries, and check it.
+
+    pinned: its sha256, or the 40 digits by which git names it: a sha1 over its size and bytes.
+    Raises OSError, or InputError if the checksum differs.
+    """
+    for tries_left in (2, 1, 0):
+        file.seek(0)
+        file.truncate()
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                length, began = answer.headers.get("Content-Length"), time.time()
+                while block := answer.read1(1 << 20):
+                    file.write(block)
+                    if time.time() - began > PATIENCE + file.tell() / SLOWEST:
+                        raise TimeoutError(f"fewer than {SLOWEST:,} bytes a second came")
+                    if sys.stderr.isatty():
+                        print(f"{file.tell():,} of {length} bytes", end="\r", file=sys.stderr)
+                # without one of these, a file that was cut off would look whole
+                can_tell = length or pinned or "Transfer-Encoding" in answer.headers
+            if not (can_tell and 0 < file.tell() == int(length or file.tell())):
+                raise OSError(f"{file.tell():,} of {length or 'an unknown number of'} bytes came")
+            break
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: it is not a URL
+            if tries_left == 0 or getattr(error, "code", 500) < 500:  # a 404 would stay one
+                raise error if isinstance(error, OSError) else OSError(repr(error)) from None
+            time.sleep(PAUSE)
+    size = file.tell()
+    found = hashlib.sha1(b"blob %d\0" % size) if len(pinned or "") == 40 else hashlib.sha256()
+    file.seek(0)
+    while block := file.read(1 << 20):
+        found.update(block)
+    good = pinned in (None, found.hexdigest())
+    check(good, f"{url}: its checksum is {found.hexdigest()}, expected {pinned}; it is not kept")
+    print(f"{url}: {size:,} bytes", file=sys.stderr)
+
+
+def download_sets(wanted, root):
+    """Write the four released sets below `root`, `wanted` among them, from their archive."""
+    url = f"{GITHUB}/{DSS}/datasets.zip"
+    # group 1 is the path below `root`: a set's name and a file, whatever folders stand before it
+    ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
+    try:
+        os.makedirs(root, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root) as file:
+            download(url, file, DSS_BLOB)
+            archive = zipfile.ZipFile(file)
+            # a set's lines are written after its teacher's texts, so that a set with lines is whole
+            for name in sorted(archive.namelist(), key=lambda name: "/llm/" not in name):
+                match = ours.fullmatch(name)
+                if match and match[2] in MARKERS:
+                    os.makedirs((root / match[1]).parent, exist_ok=True)
+                    with archive.open(name) as member:
+                        replace_file(root / match[1], lambda file: shutil.copyfileobj(member, file))
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"no {wanted}, and {url} is unavailable ({error}): give --data-root FOLDER"
+                         ", which has the released files, or try `python train.py`, the toy task"
+                         ) from None  # fmt: skip
+    check(wanted.exists(), f"{wanted}: not there, nor in {url}")
+
+
+def hub_cache(repository, revision):
+    """Where the hub's own client keeps a revision of a repository."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{home}/huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    branch = folder / "refs" / revision  # of a branch: a file that holds its commit
+    return folder / "snapshots" / (branch.read_text().strip() if branch.exists() else revision)
+
+
+def shards(path):
+    """The files that the index of sharded weights names; none for weights in one file."""
+    if not path.name.endswith(".index.json"):
+        return []
+    files = read_json(path).get("weight_map")
+    check(isinstance(files, dict), f"{path}: expected a weight_map of names and files")
+    files = sorted({str(file) for file in files.values()})
+    good = all(re.fullmatch(r"\w[\w.-]*", file) for file in files)  # in this folder
+    check(good, f"{path}: expected names of files, found {files!r:.80}")
+    return files
+
+
+def fetch_hub(repository, revision, folder, names=None, pinned={}):
+    """The folder with a repository's files `names` or, if there are no names, with its model.
+
+    It is the hub's cache if that has all of them, else `folder`, with what it lacked downloaded.
+    """
+    wanted = [[name] for name in names] if names else MODEL
+    cache = hub_cache(repository, revision)
+    for place in (cache, folder):
+        found = [next((n for n in options if (place / n).exists()), None) for options in wanted]
+        if all(found) and all((place / file).exists() for file in shards(place / found[-1])):
+            return place
+    hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+    def fetch(name, needed=True):  # -> whether `folder` has it now
+        url = f"{hub}/{repository}/resolve/{revision}/{name}"
+        try:
+            if not (folder / name).exists():
+                if offline:
+                    raise OSError("HF_HUB_OFFLINE is set")
+                os.makedirs(folder, exist_ok=True)
+                replace_file(folder / name, lambda file: download(url, file, pinned.get(name)))
+            return True
+        except OSError as error:
+            if not needed and getattr(error, "code", None) == 404:
+                return False
+            raise InputError(
+                f"{repository}: not a folder, not complete in {cache} or {folder}, and {url} is "
+                f"unavailable ({error}): give --weights FOLDER (config.json, weights, "
+                "spiece.model), or --from-scratch --tokenizer FILE for random weights"
+            ) from None
+
+    if not names:  # optional files, which say whether tokens were added
+        for name in ("tokenizer_config.json", "added_tokens.json", "tokenizer.json"):
+            fetch(name, needed=False)
+    for options in wanted:  # the weights, or their index, last
+        for name in options:
+            if fetch(name, needed=name == options[-1]):
+                break
+    for file in shards(folder / name):
+        fetch(file)
+    return folder
+
+
+def published(size, names=None, folder="weights"):
+    """The folder of a preset's published model, or at least of its files `names`."""
+    check(size in PUBLISHED, f"{size} has no published weights: add --from-scratch")
+    repository, revision, weights, sha256 = PUBLISHED[size]
+    names = names or ["config.json", "spiece.model", weights]
+    pinned = {"spiece.model": SPIECE_SHA256, weights: sha256}
+    return fetch_hub(repository, revision, Path(folder) / size, names, pinned)
+
+
+def is_hub_name(name):  # OWNER/NAME, and no file or folder here
+    return not Path(name).exists() and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)))
+
+
+def find_weights(name_or_folder, folder="weights"):
+    """The folder of a T5: a local one as it is, or a model of the hub by its name, OWNER/NAME."""
+    path = Path(name_or_folder)
+    if is_hub_name(name_or_folder):
+        path = fetch_hub(str(path), "main", Path(folder) / str(path).replace("/", "--"))
+    check(path.is_dir(), f"{path}: expected a folder with config.json, weights and spiece.model, "
+                         "or a name on the hub, such as google/flan-t5-small")  # fmt: skip
+    if not (path / "spiece.model").exists():  # else `Tokenizer` does this
+        refuse_added_tokens(path)
+    return path

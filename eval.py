@@ -1,26 +1,25 @@
-"""Judge trained students: accuracy, calibration, rationale quality, two runs compared, tables.
+"""Evaluate trained students: accuracy, calibration, rationale quality; compare and tabulate runs.
 
     python eval.py runs/toy-tiny-mi-s0                       # accuracy and calibration (Table 6)
     python eval.py runs/toy-tiny-mi-s? --against runs/toy-tiny-dss-s?
     python eval.py runs/toy-tiny-mi-s0 --rationales          # what they contain; --judge: Table 7
     python eval.py runs/toy-tiny-mi-s0 --ask "Anna had 30 pens. Ben gave Anna 12 pens. ..."
+    python eval.py runs/toy-tiny-mi-s0 --predict in.jsonl --to out.jsonl
+    python eval.py runs/toy-tiny-mi-s0 --curves -            # its losses, drawn in the terminal
     python eval.py --table runs                              # mean and deviation over seeds
-    python eval.py EXPORT --dataset svamp --method mi        # a T5 folder train.py did not write
+    python eval.py EXPORT --dataset svamp --method mi        # a T5 folder not written by train.py
 
-Every interval is a bootstrap over examples (comparing groups of runs, over runs too): the 2.5% and
-97.5% points of RESAMPLES resamples.
-The confidence of an answer, `--confidence`:
-  sequence  the product of the probabilities of the tokens written for it, </s> included
-            (`single`: the rationale's too)
-  closed    its share when every candidate label of its example (NLI: three, CQA: the five choices)
-            is scored by the student; 0 for an answer that is no candidate
-Left out: choosing a model by what is measured here. Test is for the last look.
+Confidence, `--confidence sequence`: the product of the probabilities of the answer's tokens, </s>
+included (`single`: the rationale's too). `closed`: the answer's share when the student scores every
+candidate label of the example (NLI: three, CQA: five, own data: the training labels), else 0.
+Not included: choosing a model by what is measured here. The test set is for the last look.
 """
 
 import argparse
 import csv
 import hashlib
 import http.client
+import importlib.util
 import json
 import math
 import os
@@ -31,9 +30,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
+from string import ascii_uppercase
 from textwrap import wrap
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -41,9 +44,10 @@ import torch.nn.functional as F
 
 import data
 import t5
-from t5 import InputError
+from t5 import InputError, check
 
-MAX_LABEL, MAX_RATIONALE = 64, 256  # new ids; 64 is the released code's limit
+MAX_RATIONALE = t5.MAX_NEW_TOKENS  # ids that a student may write for a rationale
+BATCH = 64  # texts that are decoded together
 RESAMPLES, PERMUTATIONS = 2_000, 10_000
 
 
@@ -51,103 +55,129 @@ RESAMPLES, PERMUTATIONS = 2_000, 10_000
 # asking the student
 
 
-def in_batches(rows, size):
-    """Indices of `rows` (lists) by length, so that a batch of `size` has little padding."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return [order[first : first + size] for first in range(0, len(order), size)]
+class Student(NamedTuple):
+    model: t5.T5
+    tokenizer: data.Tokenizer
+    method: str  # finetune, single, dss or mi
+    by_value: bool  # answers are arithmetic and compared by value
+    label_limit: int  # ids that it may write for a label
 
 
-def write(model, tokenizer, texts, max_new_tokens):
-    """What the student writes to each text -> [(text, log-probability)]."""
-    device = next(model.parameters()).device
-    ids = [tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
-    if not ids:
-        return []
-    out, log_probs = model.generate(data.pad(ids).to(device), max_new_tokens)
-    return list(zip(map(tokenizer.decode, out.tolist()), log_probs.double().sum(1).tolist()))
+class Answer(NamedTuple):
+    text: str
+    rationale: str  # of `single`, which writes it with the label; else "", see `explain`
+    log_prob: float
+
+
+def find_device(name=None):
+    """The device of this name, never another; None: cuda if there is one, else cpu."""
+    found = ["cpu"] + ["mps"] * torch.backends.mps.is_available()
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    name = name or ("cuda" if "cuda" in found else "cpu")
+    check(name in found, f"--device {name}: not found here; expected {' or '.join(found)}")
+    return torch.device(name)
+
+
+def generate_text(student, texts, max_new_tokens):
+    """What the student writes for each text -> [(text, log-probability)]."""
+    device = next(student.model.parameters()).device
+    sources = [student.tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
+    written = [None] * len(texts)
+    # texts of similar length are decoded together: little padding
+    order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
+    for first in range(0, len(order), BATCH):
+        rows = order[first : first + BATCH]
+        source = data.pad([sources[i] for i in rows]).to(device)
+        ids, log_probs = student.model.generate(source, max_new_tokens)
+        totals = log_probs.cpu().double().sum(1).tolist()
+        for i, row, log_prob in zip(rows, ids.tolist(), totals):
+            written[i] = student.tokenizer.decode(row), log_prob
+    return written
+
+
+def split_answer(student, text):
+    """What was written for the first prompt -> (label, rationale); `single` joins the two."""
+    if student.method != "single":
+        return text, ""
+    rationale, _, label = text.rpartition(student.tokenizer.normalise(data.JOINER))
+    return label.strip(), rationale.strip()
+
+
+def answer(student, examples):
+    """The student's answers -> [Answer]."""
+    texts = [data.prompts(example.input, student.method)[0] for example in examples]
+    limit = MAX_RATIONALE if student.method == "single" else student.label_limit
+    written = generate_text(student, texts, limit)
+    return [Answer(*split_answer(student, text), log_prob) for text, log_prob in written]
+
+
+def explain(student, examples, answers):
+    """The student's rationales -> [str]: `single` wrote them with its answers, `finetune` none."""
+    if student.method in ("single", "finetune"):
+        return [answer.rationale for answer in answers]
+    texts = [data.prompts(example.input, student.method)[1] for example in examples]
+    return [text for text, _ in generate_text(student, texts, MAX_RATIONALE)]
+
+
+def readable_labels(student, examples):
+    """The gold labels, each as it reads where a student writes its exact ids -> [str]."""
+    joiner = f"{data.JOINER} " if student.method == "single" else ""
+    texts = [student.tokenizer.normalise(joiner + example.label) for example in examples]
+    return [split_answer(student, text)[0] for text in texts]
+
+
+def correct(student, examples, answers):
+    """Whether each answer is right -> [bool]."""
+    labels = readable_labels(student, examples)
+    return [data.is_correct(answer.text, label, student.by_value)
+            for answer, label in zip(answers, labels)]  # fmt: skip
+
+
+def candidates(settings, examples):
+    """The labels that each example may have -> [list]. Raises InputError if they are unknown."""
+    found = []
+    for example in examples:
+        labels = settings.get("candidates")  # of own data: the training labels
+        _, marker, choices = example.input.rpartition("Answer Choices:\n")
+        if settings["dataset"] in ("esnli", "anli1"):
+            labels = list(data.NLI_LABELS)
+        elif settings["dataset"] == "cqa" and marker:  # "(a) a zoo" -> "a zoo"
+            labels = list(dict.fromkeys(row[4:] for row in choices.split("\n")))
+        check(labels, "--confidence closed needs candidate labels, which "
+              f"{settings['dataset']} has not (NLI, CQA and own data with at most 20 labels have): "
+              "use --confidence sequence")  # fmt: skip
+        found.append(labels)
+    return found
 
 
 @torch.no_grad()
-def score(model, tokenizer, texts, targets):
-    """The log-probability that the student writes each target, and </s>, to its text -> [float]."""
+def confidences(student, examples, answers, candidates=None):
+    """The confidence of each answer -> (n,) array: `sequence`; with candidates `closed`."""
+    if candidates is None:
+        return np.exp([answer.log_prob for answer in answers])
+    model, shares = student.model, []
     device = next(model.parameters()).device
-    sources = [tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
-    targets = [tokenizer.encode(target, data.MAX_TARGET) for target in targets]
-    scores = [0.0] * len(sources)
-    for rows in in_batches(sources, 32):
-        source, target = (data.pad([ids[i] for i in rows]).to(device) for ids in (sources, targets))
-        logits = model(source, target).float().transpose(1, 2)  # (B, V, T)
-        cost = F.cross_entropy(logits, target, ignore_index=0, reduction="none").double()
-        for i, value in zip(rows, cost.sum(1).tolist()):
-            scores[i] = -value
-    return scores
-
-
-def answer(model, tokenizer, examples, method):
-    """The student's answers -> [(answer, rationale, log-probability)].
-
-    The rationale is "" unless the method writes it on the way (`single`); see `explain`.
-    """
-    texts = [data.prompts(example.input, method)[0] for example in examples]
-    length = MAX_RATIONALE if method == "single" else MAX_LABEL
-    answers = []
-    for text, log_prob in write(model, tokenizer, texts, length):
-        rationale, _, label = text.rpartition(data.JOINER) if method == "single" else ("", "", text)
-        answers.append((label.strip(), rationale.strip(), log_prob))
-    return answers
-
-
-def explain(model, tokenizer, examples, method, answers):
-    """The student's rationales -> [text]: `single` wrote them with its answers, `finetune` none."""
-    if method in ("single", "finetune"):
-        return [rationale for _, rationale, _ in answers]
-    texts = [data.prompts(example.input, method)[1] for example in examples]
-    return [text for text, _ in write(model, tokenizer, texts, MAX_RATIONALE)]
-
-
-def correct(name, tokenizer, examples, answers):
-    """Whether each answer is right -> [bool]. Labels are compared as the tokeniser writes them."""
-    labels = [tokenizer.decode(tokenizer.encode(example.label)) for example in examples]
-    return [data.is_correct(name, found[0], label) for found, label in zip(answers, labels)]
-
-
-def count_correct(model, tokenizer, examples, name, method):
-    """How many of the examples the student answers correctly."""
-    return sum(correct(name, tokenizer, examples, answer(model, tokenizer, examples, method)))
-
-
-def candidates(name, text):
-    """The labels that an example of NLI or CQA may have."""
-    if name in ("esnli", "anli1"):
-        return list(data.NLI_LABELS)
-    if name != "cqa":
-        raise InputError(f"--confidence closed needs candidate labels, which {name} has not: "
-                         "take esnli, anli1 or cqa, or --confidence sequence")
-    choices = text.rpartition("Answer Choices:\n")[2]
-    return list(dict.fromkeys(row[4:] for row in choices.split("\n")))  # "(a) a zoo" -> "a zoo"
-
-
-def closed_confidence(model, tokenizer, examples, name, method, answers):
-    """`closed` (see the top) of each answer -> [float]. `single` is scored after its rationale."""
-    texts, targets, groups = [], [], []
-    for example, (_, rationale, _) in zip(examples, answers):
-        labels = candidates(name, example.input)
-        before = f"{rationale} {data.JOINER} " if method == "single" else ""
-        texts += [data.prompts(example.input, method)[0]] * len(labels)
-        targets += [before + label for label in labels]
-        groups.append([tokenizer.decode(tokenizer.encode(label)) for label in labels])
-    scores, shares = iter(score(model, tokenizer, texts, targets)), []
-    for (label, _, _), group in zip(answers, groups):
-        share = torch.tensor([next(scores) for _ in group], dtype=torch.double).softmax(0).tolist()
-        shares.append(sum(p for p, candidate in zip(share, group) if candidate == label))
-    return shares
+    for example, answer, labels in zip(examples, answers, candidates):
+        # `single` scores a label after the rationale that it wrote
+        asked = [data.Example(example.input, label, answer.rationale, "") for label in labels]
+        rows = data.encode(asked, student.tokenizer, student.method)
+        source = data.pad([sources[0] for sources, _ in rows]).to(device)
+        target = data.pad([targets[0] for _, targets in rows]).to(device)
+        encoded = model.encode(source[:1]).expand(len(rows), -1, -1)  # the rows are equal
+        logits = model.logits(model.decode(target, encoded, source)).float()
+        loss = F.cross_entropy(logits.mT, target, ignore_index=t5.PAD, reduction="none")
+        probabilities = (-loss.sum(1)).softmax(0).tolist()
+        written = readable_labels(student, asked)
+        shares.append(sum(p for p, label in zip(probabilities, written) if label == answer.text))
+    return np.array(shares)
 
 
 # ------------------------------------------------------------------------------------------------
 # statistics
 
 
-def bin_of(confidence, bins):  # of equal width; an edge is in the upper one, 1.0 in the last
+def bin_of(confidence, bins):  # of equal width; an edge belongs to the upper one, 1.0 to the last
     return np.minimum((confidence * bins).astype(int), bins - 1)
 
 
@@ -166,31 +196,52 @@ def expected_calibration_error(confidence, correct, bins=10):
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def bootstrap(measure, *columns):
-    """95% interval of measure(*columns) over resampled rows; columns: arrays of n rows each."""
+def wilson(right, n):
+    """Wilson's 95% interval of a proportion, `right` of n -> (low, high) in [0, 1]."""
+    p, z2 = right / n, 1.959964**2
+    centre = p + z2 / (2 * n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n**2)))
+    low, high = ((centre + half * sign) / (1 + z2 / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def bootstrap(measure, *columns, least=0.0):
+    """95% interval of measure(*columns), in [least, 1], over resampled rows -> (low, high).
+
+    columns: arrays of n rows each. Where one of them is constant (all answers are right) or all
+    resamples are equal, they can't show what n examples leave open: Wilson's interval is given.
+    """
     rng, n = np.random.default_rng(0), len(columns[0])
     draws = (rng.integers(n, size=n) for _ in range(RESAMPLES))
-    return np.quantile([measure(*(c[rows] for c in columns)) for rows in draws], [0.025, 0.975])
+    values = [measure(*(column[rows] for column in columns)) for rows in draws]
+    low, high = np.quantile(values, [0.025, 0.975])
+    constant = any(column.ndim == 1 and np.all(column == column[0]) for column in columns)
+    if constant or high - low < 1e-4:
+        value = measure(*columns)
+        gain = wilson(max(value, 0) * n, n)
+        loss = wilson(max(-value, 0) * n, n) if least < 0 else (0.0, 0.0)
+        low, high = gain[0] - loss[1], gain[1] - loss[0]
+    return low, high
 
 
 def difference_interval(a, b):
     """95% interval of mean(a) - mean(b); (n, runs) judgements of the same n examples.
 
     Paired: a resample takes the same examples of both. Where there are several runs it draws them
-    anew as well, so that the interval is one for other seeds and not only for other examples.
+    anew as well, so that the interval covers other seeds and not only other examples.
     """
     rng = np.random.default_rng(0)
 
     def mean(x):
         return x[:, rng.integers(x.shape[1], size=x.shape[1])].mean()
 
-    return bootstrap(lambda x, y: mean(x) - mean(y), a, b)
+    return bootstrap(lambda x, y: mean(x) - mean(y), a, b, least=-1.0)
 
 
 def mcnemar(a, b):
     """Exact McNemar test of two runs' judgements, n booleans each -> two-sided p.
 
-    Of the examples on which they differ, each run is right on half but for chance.
+    Null hypothesis: of the examples on which they differ, each run is right on half.
     """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     n = only_a + only_b
@@ -209,11 +260,26 @@ def pearson(x, y, seed=0):
     return r, (1 + (abs(by_chance) >= abs(r) - 1e-12).sum()) / (1 + PERMUTATIONS)
 
 
+def label_scores(labels, answers):
+    """Precision, recall and F1 of each distinct label, sorted, and the confusion counts.
+
+    -> names (k,), an array (k, 3), an array (k, k + 1): a row for the examples of each label, a
+    column for each answer, the last one for answers that are no label.
+    """
+    names = sorted(set(labels))
+    counts = np.zeros((len(names), len(names) + 1), int)
+    for label, text in zip(labels, answers):
+        counts[names.index(label), names.index(text) if text in names else -1] += 1
+    hits, answered, present = counts.diagonal(), counts.sum(0)[:-1], counts.sum(1)
+    precision, recall = hits / np.maximum(answered, 1), hits / present
+    return names, np.stack([precision, recall, 2 * hits / (answered + present)], 1), counts
+
+
 # ------------------------------------------------------------------------------------------------
 # rationale quality: what a rationale contains, and what a judge says of it
 
-JUDGED, ASKED = 50, 4  # rationales, and times that each is asked about (self-consistency)
-PATIENCE = 60  # seconds for the judge to answer
+JUDGED, ASKED = 50, 4  # rationales, and times that the judge is asked about each (Table 7, ++)
+PATIENCE = 180  # seconds for the judge to answer
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds before a request that failed is sent again
 RUBRIC = """Below are a task, its correct answer and a rationale that somebody wrote for the task. \
 Grade the rationale with one whole number:
@@ -229,39 +295,96 @@ Rationale: {rationale}
 
 Think briefly, then end with a line of the form `Score: N`."""
 
+# 12, 3.5, .5, 1,000 and 1 000; not a part of 1,5 or 12:30 or 1.2.3
+DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![,.:]?\d)"
+# with sign, currency and denominator: -$5, $-5, 3/4
+NUMBER = rf"(?<![\w.])(?<!\d[,:/])(?:(?<![\w)])-)?[$€£]?-?{DIGITS}(?:/{DIGITS})?(?!/\d)"
+WORD = rf"{DIGITS}|[\u0e00-\u0e7f\u3040-\u9fff]|[^\W\d]+|\w|\S"  # Thai, Chinese: by character
+# after a number: the rest of an expression, or of 2 1/2, 3x, 1.5e3, 5th
+ORDINAL = r"(?:st|nd|rd|th)\b"
+GOES_ON = rf"\**[ \t]*(?:[-+*/^:x×÷·–][ \t]*[$(]?)?\.?\d|x\b|e[-+]?\d|[²³]|{ORDINAL}"
 
-def contains(rationale, label):  # but for case and spaces
-    label, rationale = ("".join(text.split()).casefold() for text in (label, rationale))
-    return label != "" and label in rationale
+
+def plain_number(text):  # "-$1,000" -> "-1000"
+    return re.sub(r"[$€£, ]", "", text)
+
+
+def contains(rationale, label):
+    """Whether the label stands in the rationale, as whole words and numbers; case is ignored."""
+    label = label.strip()
+    value = data.evaluate_equation(plain_number(label)) if re.fullmatch(NUMBER, label) else None
+    if value is not None:
+        numbers = re.findall(rf"{NUMBER}(?!{ORDINAL})", rationale)
+        return value in [data.evaluate_equation(plain_number(number)) for number in numbers]
+    texts = []
+    for text in (rationale, label):
+        tokens = re.findall(WORD, text.casefold())
+        tokens = [float(plain_number(t)) if t[-1].isdecimal() else t for t in tokens]
+        texts.append(" ".join(map(str, tokens)))
+    return texts[1] != "" and f" {texts[1]} " in f" {texts[0]} "
 
 
 def last_result(rationale):
-    """The number that follows the last `=` of a rationale, as text; "" where there is none."""
-    after = re.match(r"[\s$]*(-?[\d,]*\.?\d+)", rationale.rpartition("=")[2])
-    return after[1].replace(",", "") if after and "=" in rationale else ""
+    """The number that follows the last `=` of a rationale, whole, as text; "" if there is none."""
+    _, equals, after = rationale.replace("−", "-").rpartition("=")
+    found = re.match(rf"[\s*`]*({NUMBER})(?!{GOES_ON})", after)
+    return plain_number(found[1]) if equals and found else ""
 
 
-def chat_requests(examples, rationales, model):
-    """What a judge is asked: [(row of the example, body of a chat request)], ASKED of each row."""
-    asked = []
+def judge_requests(examples, rationales, model):
+    """What a judge is asked -> [(row of the example, line in OpenAI's Batch format)].
+
+    ASKED lines for each of JUDGED examples; a custom_id holds a hash of the body, the row and the
+    number of the repetition.
+    """
+    requests = []
     for row in np.random.default_rng(0).permutation(len(examples))[:JUDGED].tolist():
         example = examples[row]
         text = RUBRIC.format(task=example.input, label=example.label, rationale=rationales[row])
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
-        asked += [(row, body)] * ASKED
-    return asked
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+        for repeat in range(ASKED):
+            requests.append((row, {"custom_id": f"{digest}-{row}-{repeat}", "method": "POST",
+                                   "url": "/v1/chat/completions", "body": body}))  # fmt: skip
+    return requests
+
+
+def reply_text(reply):
+    """The text of a chat reply: an object, its JSON, or the text alone; "" where there is none."""
+    try:
+        if isinstance(reply, str) and reply.lstrip().startswith("{"):
+            reply = json.loads(reply)
+        text = reply if isinstance(reply, str) else reply["choices"][0]["message"]["content"]
+        return text if isinstance(text, str) else ""
+    except (ValueError, RecursionError):  # a text that begins with a bracket
+        return reply
+    except (LookupError, TypeError):
+        return ""
+
+
+def grade(reply):
+    """The score, 1 to 5, of a chat reply (as in `reply_text`), or None: nothing is guessed.
+
+    The score is the last line after any thinking, `Score: N`, or the whole reply is the number.
+    """
+    *before, last = reply_text(reply).rpartition("</think>")[2].strip().splitlines() or [""]
+    word = r"score[\s*_`:=]*" if before else r"(?:score[\s*_`:=]*)?"
+    verdict = rf"[\s*_`#>]*{word}([1-5])(?:\s*/\s*5)?[\s*_`.]*"
+    found = re.fullmatch(verdict, last, re.IGNORECASE)
+    return int(found[1]) if found and not any("<think>" in line for line in before) else None
 
 
 def read_replies(path):
-    """A file of JSON lines with `request` and `reply` -> {request, as JSON: [reply]}."""
+    """A file of Batch lines -> {custom_id: reply}, of the replies that have a text."""
     replies = {}
-    for line in data.read_text(path).split("\n"):
+    for text in data.read_text(path).split("\n"):
         try:
-            line = json.loads(line)
-            if line["reply"] is not None:
-                replies.setdefault(json.dumps(line["request"]), []).append(str(line["reply"]))
-        except (ValueError, LookupError, TypeError):
-            pass  # half a line, left by a process that was killed: it is asked again
+            line = json.loads(text)
+            response = line["response"]
+            if response["status_code"] == 200 and reply_text(response["body"]).strip():
+                replies[line["custom_id"]] = response["body"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            pass  # a request, or half a line of a process that was killed
     return replies
 
 
@@ -271,271 +394,420 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def post(url, body, key):
-    """Send a chat request -> the raw reply. What a second try can mend is tried again."""
+    """Send a chat request -> the reply, an object. Failures that may pass are tried again."""
     headers = {"Content-Type": "application/json"}
     headers |= {"Authorization": f"Bearer {key}"} if key else {}
-    for pause in (*PAUSES, None):
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    for pause in (*PAUSES, None):  # None: this try is the last
+        wait = ""
         try:
-            request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-            with urllib.request.build_opener(NoRedirect).open(request, timeout=PATIENCE) as reply:
-                return reply.read().decode("utf-8", "replace")
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            wait, said, again = "", "", not isinstance(error, ValueError)  # ValueError: a bad URL
-            if isinstance(error, urllib.error.HTTPError):
-                wait, said = error.headers.get("Retry-After", ""), error.read(300).decode("latin1")
-                again = error.code in (408, 429) or error.code >= 500
-            if not again or pause is None:
-                raise InputError(f"{url}: {error} {said}") from None
-            time.sleep(min(int(wait), 60) if wait.isdecimal() else pause)
+            with urllib.request.build_opener(NoRedirect).open(request, timeout=PATIENCE) as answer:
+                found = answer.read().decode("utf-8", "replace")
+            reply = dict(json.loads(found))
+            if isinstance(reply.get("choices"), list):
+                return reply
+            error = reply.get("error", reply)  # sent with status 200: its own code counts
+            code = str(error.get("code", "")) if isinstance(error, dict) else ""
+        except urllib.error.HTTPError as error:
+            found, code = f"{error} {error.read(300).decode('latin1')}", str(error.code)
+            wait = error.headers.get("Retry-After", "")
+        except (OSError, ValueError, TypeError, RecursionError, http.client.HTTPException) as error:
+            found, code = repr(error), "503"
+        if pause is None or not re.fullmatch("408|429|5..", code):
+            raise InputError(f"{url}: expected a chat reply, found {found:.300}")
+        time.sleep(min(int(wait), 60) if wait.isdecimal() else pause)
 
 
-def ask_judge(url, asked, log, key):
-    """Append to `log` each request that it has no reply to, with its raw reply."""
-    url = url.rstrip("/") + "/chat/completions"
-    hidden = lambda text: text.replace(key, "<key>") if key else text
-    log.touch()
-    had = read_replies(log)
-    with open(log, "a", encoding="utf-8") as file:
-        for number, (_, body) in enumerate(asked, 1):
-            if waiting := had.get(json.dumps(body)):
-                waiting.pop()
+def ask_judge(url, requests, path):
+    """Send each request whose reply is not in `path` yet; append it there with its reply."""
+    parts, key = urlsplit(url), "".join(os.environ.get("OPENAI_API_KEY", "").split())
+    route = parts.path.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    path.touch()
+    replies = read_replies(path)
+    with open(path, "a", encoding="utf-8") as file:
+        if data.read_text(path)[-1:] not in ("", "\n"):  # a process was killed while it wrote
+            file.write("\n")
+        for number, (_, request) in enumerate(requests, 1):
+            if request["custom_id"] in replies:
                 continue
             try:
-                reply = post(url, body, key)
+                body = post(parts._replace(path=route).geturl(), request["body"], key)
             except InputError as error:
-                raise InputError(f"{hidden(str(error))!r}; the replies so far are in {log}, and "
-                                 "the same command asks for the rest") from None
-            line = {"request": body, "reply": hidden(reply)}
-            # on a line of its own, even after half a line of a process that was killed
-            file.write("\n" * (file.tell() > 0) + json.dumps(line))
+                why = repr(str(error)).replace(key or "<key>", "<key>")
+                raise InputError(f"{why}; the replies so far are in {path}, and the same command "
+                                 "asks for the rest") from None
+            line = request | {"response": {"status_code": 200, "body": body}, "error": None}
+            file.write(json.dumps(line).replace(key or "<key>", "<key>") + "\n")
             file.flush()
-            os.fsync(file.fileno())
             if sys.stderr.isatty():
-                print(f"\rjudge: {number} of {len(asked)}", end="", file=sys.stderr)
+                print(f"\rjudge: {number} of {len(requests)}", end="", file=sys.stderr)
 
 
-def grade(reply):
-    """The 1 to 5 in a reply, raw or its text alone, or None: nothing is guessed."""
-    try:
-        reply = json.loads(reply)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
-        pass
-    found = re.findall(r"score\W*([1-5])(?!\d|[.,]\d)", str(reply), re.IGNORECASE)
-    found = found or re.findall(r"^\s*([1-5])\.?\s*$", str(reply))
-    return int(found[-1]) if found else None
-
-
-def judge_rationales(student, args):
-    """Print a judge's grades of the rationales, Table 7, and what they correlate with, Table 8."""
-    examples, model, log = student.examples, args.judge_model, student.run / "judge.jsonl"
-    texts = [example.rationale for example in examples]
-    asked = chat_requests(examples, texts if args.judge_teacher else student.rationales(), model)
-    if "://" in args.judge:
-        ask_judge(args.judge, asked, log, "".join(os.environ.get("OPENAI_API_KEY", "").split()))
-    elif not (log := Path(args.judge)).exists():
-        lines = [json.dumps({"request": body, "reply": None}) + "\n" for _, body in asked]
-        t5.replace_file(log, lambda file: file.write("".join(lines).encode()))
-        print(f"{log}: {len(lines)} requests. Put a judge's text into each line's `reply`, and "
-              "give the same command again.")
-        return
-    replies, found, grades = read_replies(log), [], {}
-    for row, body in asked:
-        if waiting := replies.get(json.dumps(body)):  # replies to it that are not yet taken
-            found.append(number := grade(waiting.pop(0)))
-            if number:
-                grades.setdefault(row, []).append(number)
-    if not grades:
-        raise InputError(f"{log}: expected replies with a score to these requests, found none")
-    quality = [statistics.mean(numbers) for numbers in grades.values()]
-    within = statistics.mean(statistics.pstdev(numbers) for numbers in grades.values())
-    whose = "the teacher's" if args.judge_teacher else student.run
-    print(f"{whose}: rationales graded 1 to 5 on {student.name} {args.split}\n"
-          f"grade {mean_and_deviation(quality)}; the replies to one deviate by {within:.2f}\n"
-          f"replies {len(found)} of {len(asked)}, without a score {found.count(None)}")
+def judge_rationales(run, args):
+    """Print a judge's grades of the rationales, Table 7, and their correlations, Table 8."""
+    student, examples, path = run.student, run.examples, Path(args.judge)
+    rationales = [example.rationale for example in examples]
     if not args.judge_teacher:
-        r, p = pearson(quality, student.right[list(grades)])
-        print(f"Pearson correlation of grade and correct answer {r:.2f}, p = {p:.4f}")
+        answers = answer(student, examples)
+        rationales = explain(student, examples, answers)
+        right = np.array(correct(student, examples, answers))
+    requests = judge_requests(examples, rationales, args.judge_model or "gpt-4o")
+    if "://" in args.judge:
+        path = run.path / "judge.jsonl"
+        ask_judge(args.judge, requests, path)
+    elif not path.exists():
+        lines = "".join(json.dumps(request) + "\n" for _, request in requests)
+        t5.replace_file(path, lambda file: file.write(lines.encode()))
+        print(f"{path}: {len(requests)} requests in OpenAI's Batch format. Have them answered, as "
+              f"by `vllm run-batch -i {path} -o replies.jsonl --model NAME`, then give the same "
+              "command with --judge replies.jsonl")  # fmt: skip
+        return
+    replies, grades = read_replies(path), {}
+    for row, request in requests:
+        if request["custom_id"] in replies:
+            grades.setdefault(row, []).append(grade(replies[request["custom_id"]]))
+    scores = {row: [n for n in found if n] for row, found in grades.items() if any(found)}
+    count = sum(map(len, grades.values()))
+    check(scores, f"{path}: expected replies with a score to these requests (the same run, --split "
+          f"and --judge-model), found {count} replies and no score")  # fmt: skip
+    print_losses(run)
+    whose = "the teacher's" if args.judge_teacher else run.path
+    print(f"{whose}: rationales graded 1 to 5 on {run.settings['dataset']} {args.split}")
+    for name, quality in [
+        ("plain: the first score alone", [numbers[0] for numbers in scores.values()]),
+        ("++: the mean of all replies", [statistics.mean(numbers) for numbers in scores.values()]),
+    ]:
+        print(f"{name:29} grade {mean_and_deviation(quality)}")
+        if not args.judge_teacher:
+            r, p = pearson(quality, right[list(scores)])
+            print(f"{'':29} Pearson correlation with a right answer {r:.2f}, p = {p:.4f}")
+    spread = statistics.mean(statistics.pstdev(numbers) for numbers in scores.values())
+    print(f"replies {count} of {len(requests)}, without a score "
+          f"{count - sum(map(len, scores.values()))}; the replies to one deviate by {spread:.2f}")
 
 
 # ------------------------------------------------------------------------------------------------
-# a student, and what is printed of one, of two groups, of a folder of runs
+# a run, and what is printed of it: report, comparison, predictions, curves, tables
 
 
-class Student:
-    """A run's folder, or another T5 folder; `answered` adds `examples`, its `answers` to them and
-    whether each is `right`."""
-
-    def __init__(self, run, args):
-        self.run, self.settings = run, {"data_root": "datasets", "subsample": 1.0, "seed": 0}
-        if (path := run / "settings.json").exists():
-            self.settings |= read_json(path)
-        for key in ("dataset", "method", "data_root"):
-            self.settings[key] = getattr(args, key) or self.settings.get(key)
-        self.name, self.method = self.settings["dataset"], self.settings["method"]
-        self.model = t5.load(run).to(args.device)
-        if self.method is None:
-            raise InputError(f"{run} has no settings.json, so --method is needed")
-        self.tokenizer = data.Tokenizer(run / "spiece.model")
-        found = hashlib.sha256(self.tokenizer.serialized).hexdigest()
-        if found != self.settings.get("vocabulary", found):
-            raise InputError(f"{run / 'spiece.model'}: not the vocabulary that the run was trained "
-                             "with, whose sha256 stands in settings.json")
-
-    def answered(self, split):
-        if self.name is None:
-            raise InputError(f"{self.run} has no settings.json, so --dataset is needed")
-        root, fraction, seed = (self.settings[key] for key in ("data_root", "subsample", "seed"))
-        if split == "test":
-            self.examples = data.load(self.name, split, root)
-        else:
-            both = data.train_and_valid(self.name, root, fraction, seed)
-            self.examples = both[split == "valid"]
-        self.answers = answer(self.model, self.tokenizer, self.examples, self.method)
-        self.right = np.array(correct(self.name, self.tokenizer, self.examples, self.answers))
-        return self
-
-    def rationales(self, rows=None):
-        rows = range(len(self.examples)) if rows is None else rows
-        chosen = [self.examples[i] for i in rows], self.method, [self.answers[i] for i in rows]
-        return explain(self.model, self.tokenizer, *chosen)
-
-    def confidence(self, kind):
-        if kind == "closed":
-            asked = self.examples, self.name, self.method, self.answers
-            return np.array(closed_confidence(self.model, self.tokenizer, *asked))
-        return np.exp([log_prob for _, _, log_prob in self.answers])
+class Run(NamedTuple):
+    path: Path
+    settings: dict
+    student: Student
+    examples: list  # that it is judged on
 
 
-def read_json(path):
-    try:
-        return dict(json.loads(Path(path).read_text()))
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: expected a JSON object, as train.py writes it") from None
+def open_run(path, args):
+    """Load a run's folder, or another T5 folder, and the examples that it is judged on -> Run."""
+    settings = {"data_root": "datasets", "subsample": 1.0, "seed": 0}
+    if (path / "settings.json").exists():
+        settings |= t5.read_json(path / "settings.json")
+    trained_on = settings.get("dataset")
+    for name in ("dataset", "method", "data_root"):
+        settings[name] = getattr(args, name) or settings.get(name)
+    dataset, root, split = settings["dataset"], settings["data_root"], args.split
+    known = settings if dataset == trained_on else {}  # settings that hold for this set
+    if not known and not data.is_folder(dataset):
+        settings["candidates"] = None
+    model = t5.load(path).to(find_device(args.device))
+    check(settings["method"], f"{path} has no settings.json, so --method is needed")
+    vocabulary = args.tokenizer or path / "spiece.model"
+    tokenizer = data.Tokenizer(vocabulary)
+    digest = hashlib.sha256(tokenizer.serialized).hexdigest()
+    check(settings.get("vocabulary", digest) == digest, f"{vocabulary}: not the vocabulary that "
+          "the run was trained with, whose sha256 stands in settings.json")  # fmt: skip
+    check(len(tokenizer.pieces) <= model.config.vocab_size, f"{vocabulary}: more pieces than the "
+          f"{model.config.vocab_size:,} rows of the model's embedding")  # fmt: skip
+    by_value = args.by_value or known.get("by_value", data.by_value(dataset))
+    limit = settings.get("label_limit", data.MIN_LABEL_LIMIT)
+    student = Student(model, tokenizer, settings["method"], by_value, limit)
+    if args.ask is not None or args.predict is not None:
+        return Run(path, settings, student, [])
+
+    check(dataset, f"{path} has no settings.json, so --dataset is needed")
+    if split == "test":
+        examples = data.load(dataset, split, root)
+    else:
+        both = data.train_and_valid(dataset, root, settings["subsample"], settings["seed"])
+        examples = both[split == "valid"]
+    if not by_value:
+        data.check_labels(examples, tokenizer)
+    digest = data.digest(examples)
+    if known.get(f"{split}_examples", digest) != digest:
+        print(f"{path}: its {split} examples have changed since it was trained")
+    if args.confidence == "closed":
+        candidates(settings, examples)
+    limit = max(limit, data.label_limit(examples, tokenizer))
+    return Run(path, settings, student._replace(label_limit=limit), examples)
 
 
-def show_samples(model, tokenizer, examples, name, method):
+def print_losses(run):
+    for line in data.losses(run.examples, run.student.tokenizer, run.student.method):
+        print(line)
+
+
+def show_samples(student, examples):
     """Print each example's input, the student's rationale and answer, and the gold label."""
-    answers = answer(model, tokenizer, examples, method)
-    rationales = explain(model, tokenizer, examples, method, answers)
-    right = correct(name, tokenizer, examples, answers)
-    for example, (label, _, log_prob), rationale, good in zip(examples, answers, rationales, right):
+    answers = answer(student, examples)
+    rationales, right = explain(student, examples, answers), correct(student, examples, answers)
+    for i, example in enumerate(examples):
         print("\n  " + example.input.replace("\n", "\n  "))
-        if rationale:
-            print(f"  rationale: {rationale}")
-        verdict = "right" if good else f"wrong, gold: {example.label}"
-        print(f"  answer:    {label}   ({verdict}; confidence {math.exp(log_prob):.2f})")
+        if rationales[i]:
+            print(f"  rationale: {rationales[i]}")
+        verdict = "right" if right[i] else f"wrong, gold: {example.label}"
+        confidence = math.exp(answers[i].log_prob)
+        print(f"  answer:    {answers[i].text}   ({verdict}; confidence {confidence:.2f})")
     print()
 
 
-def reliability(confidence, right):
-    """What a reliability diagram shows: [(tenth, n, average confidence, accuracy)], none empty."""
-    where = bin_of(confidence, 10)
-    inside = [(b, where == b) for b in range(10)]
-    return [(b, i.sum(), confidence[i].mean(), right[i].mean()) for b, i in inside if i.any()]
+def save_picture(path, xlabel, panels):
+    """Write a picture of panels, three a row, each a title and {name of a line: (x, y)}."""
+    from matplotlib.figure import Figure
+
+    columns, rows = min(3, len(panels)), math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(5 * columns, 4 * rows), layout="tight")
+    for place, (title, lines) in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        for name, (x, y) in lines.items():
+            axes.plot(x, y, ".-", label=name)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel(xlabel, fontsize=8)
+    figure.axes[0].legend(fontsize=6)
+    figure.savefig(path, dpi=150)
 
 
-def plot(bins, title, path):
-    """Write a reliability diagram as a picture, of the type that the file's name ends in."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("--plot needs matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")  # no window
-    from matplotlib import pyplot
-
-    where, _, confidence, accuracy = zip(*bins)
-    pyplot.figure(figsize=(4, 4))
-    pyplot.plot([0, 1], [0, 1], ":", color="gray")
-    pyplot.bar([b / 10 + 0.05 for b in where], accuracy, 0.09)
-    pyplot.plot(confidence, accuracy, "ko", markersize=4)
-    pyplot.title(title, fontsize=8)
-    pyplot.xlabel("average confidence of a bin")
-    pyplot.ylabel("accuracy")
-    try:
-        pyplot.savefig(path, dpi=150, bbox_inches="tight")
-    except ValueError as error:  # a type that matplotlib can't write
-        raise InputError(f"--plot {path}: {error}") from None
-
-
-def report(student, args):
-    """Print accuracy and calibration (Table 6), each with its interval, and what was asked for."""
-    right, confidence = student.right, student.confidence(args.confidence)
-    title = f"{student.run} on {student.name} {args.split}, {len(right):,} examples"
-    print(f"{title}\n{'':32}value    95% interval")
-    for what, measure in {
-        "accuracy, %": lambda c, r: 100 * r.mean(),
-        f"average confidence, {args.confidence}, %": lambda c, r: 100 * c.mean(),
-        "confidence less accuracy, %": lambda c, r: 100 * (c.mean() - r.mean()),
-        "expected calibration error, %": lambda c, r: 100 * expected_calibration_error(c, r),
-        "Brier score": lambda c, r: ((c - r) ** 2).mean(),
-    }.items():
-        value, (low, high) = measure(confidence, right), bootstrap(measure, confidence, right)
-        digits = 3 if what == "Brier score" else 2
-        print(f"{what:31}{value:7.{digits}f}{low:9.{digits}f} to {high:.{digits}f}")
-    if student.name in ("svamp", "toy"):
-        bad = sum(data.evaluate_equation(label) is None for label, _, _ in student.answers)
-        print(f"answers that have no value {bad:10,}")
-    if args.confidence == "closed":
-        print(f"answers that are no candidate {(confidence == 0).sum():7,}")
-    bins = reliability(confidence, right)
+def print_reliability(confidence, right, title, path):
+    """The reliability diagram as text, and as a picture if `path` is not None."""
+    place, averages, accuracies = bin_of(confidence, 10), [], []
     print("\nconfidence  examples  accuracy  0%  #: accuracy  |: average confidence  100%")
-    for b, n, at, accuracy in bins:
-        bar, at = f"{'#' * round(40 * accuracy):40}", min(39, int(40 * at))
+    for b in sorted(set(place.tolist())):
+        inside = place == b
+        average, accuracy = confidence[inside].mean(), right[inside].mean()
+        bar, at = f"{'#' * round(40 * accuracy):40}", min(39, int(40 * average))
         bar = f"{bar[:at]}|{bar[at + 1 :]}".rstrip()
-        print(f"{b / 10:.1f} to {(b + 1) / 10:.1f}{n:10,}{accuracy:10.1%}  {bar}")
-    if args.plot:
-        plot(bins, title, args.plot)
+        print(f"{b / 10:.1f} to {(b + 1) / 10:.1f}{inside.sum():10,}{accuracy:10.1%}  {bar}")
+        averages.append(average)
+        accuracies.append(accuracy)
+    if path:
+        lines = {"accuracy of a bin": (averages, accuracies), "calibrated": ([0, 1], [0, 1])}
+        save_picture(path, "average confidence of a bin", [(title, lines)])
+
+
+def print_label_scores(labels, answers):
+    names, scores, counts = label_scores(labels, answers)
+    numbers = "".join(f"{number:6}" for number in range(1, len(names) + 1))
+    print(f"\n{'label':25}precision  recall      F1 answered{numbers}  none")
+    for i, name in enumerate(names):
+        shares = "".join(f"{100 * share:8.2f}" for share in scores[i])
+        row = "".join(f"{count:6}" for count in counts[i])
+        print(f"{i + 1:2} {' '.join(name.split()):23.22}{shares}         {row}")
+    print(f"macro-F1, %{100 * scores[:, 2].mean():39.2f}")
+
+
+def report(run, args):
+    """Print accuracy and calibration (Table 6), each with its interval, and what was asked for."""
+    student, examples, n = run.student, run.examples, len(run.examples)
+    answers = answer(student, examples)
+    right = np.array(correct(student, examples, answers))
+    closed = candidates(run.settings, examples) if args.confidence == "closed" else None
+    confidence = confidences(student, examples, answers, closed)
+    measures = [
+        ("confidence minus accuracy, %", 100, -1.0, lambda c, r: c.mean() - r.mean()),
+        ("expected calibration error, %", 100, 0.0, expected_calibration_error),
+        ("Brier score", 1, 0.0, lambda c, r: ((c - r) ** 2).mean()),
+    ]
+    rows = [("accuracy, %", 100, right.mean(), *wilson(right.sum(), n)),
+            (f"average confidence, {args.confidence}, %", 100, confidence.mean(),
+             *bootstrap(np.mean, confidence))]  # fmt: skip
+    for name, scale, least, measure in measures:
+        interval = bootstrap(measure, confidence, right, least=least)
+        rows.append((name, scale, measure(confidence, right), *interval))
+    title = f"{run.path} on {run.settings['dataset']} {args.split}, {n:,} examples"
+    print_losses(run)
+    print(f"{title}\n{'':33}value    95% interval")
+    for name, scale, *numbers in rows:
+        value, low, high = (f"{scale * x:.{2 if scale == 100 else 4}f}" for x in numbers)
+        print(f"{name:31}{value:>7}{low:>9} to {high}")
+    print("Intervals: accuracy, Wilson; the others, bootstrap over examples (Wilson where all "
+          "answers are right or all wrong, or resamples are equal).")  # fmt: skip
+    if student.by_value:
+        bad = sum(data.evaluate_equation(answer.text) is None for answer in answers)
+        print(f"answers that have no value {bad:11,}")
+    if args.confidence == "closed":
+        print(f"answers that are no candidate {(confidence == 0).sum():8,}")
+    print_reliability(confidence, right, title, args.plot)
+    labels = readable_labels(student, examples)
+    if len(set(labels)) <= 20 and not student.by_value:
+        print_label_scores(labels, [answer.text for answer in answers])
     if args.rationales:
-        texts, labels = student.rationales(), [label for label, _, _ in student.answers]
-        inside = np.mean([contains(text, label) for text, label in zip(texts, labels)])
-        print(f"\nrationales with the answer that was given {inside:8.2%}")
-        if student.name in ("svamp", "toy"):
-            equal = [data.is_correct(student.name, last_result(t), a)
-                     for t, a in zip(texts, labels)]  # fmt: skip
+        texts = explain(student, examples, answers)
+        inside = [contains(text, answer.text) for text, answer in zip(texts, answers)]
+        print(f"\nrationales with the answer that was given {np.mean(inside):8.2%}")
+        if student.by_value:
+            equal = [data.is_correct(last_result(text), answer.text, True)
+                     for text, answer in zip(texts, answers)]  # fmt: skip
             print(f"rationales whose last result is its value {np.mean(equal):8.2%}")
-        print(f"rationales that are blank                 {texts.count('') / len(texts):8.2%}")
-    show_samples(student.model, student.tokenizer, student.examples[: args.samples], student.name,
-                 student.method)  # fmt: skip
+        print(f"rationales that are blank                 {texts.count('') / n:8.2%}")
+    show_samples(student, examples[: args.samples])
+
+
+def deviation(values):  # of a sample; None of a single value
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def mean_and_deviation(values):
     """The mean ± the sample standard deviation (the number of values)."""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation} ({len(values)})"
+    spread = f" ± {deviation(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread} ({len(values)})"
 
 
 def compare(ours, theirs, count):
     """Print the difference in accuracy of two groups of runs, and examples that tell them apart."""
-    if any(student.examples != ours[0].examples for student in ours + theirs):
-        raise InputError("the runs are judged on different examples: name one set with --dataset")
-    a, b = (np.stack([student.right for student in side], 1) for side in (ours, theirs))
-    for letter, right, side in zip("AB", (a, b), (ours, theirs)):
-        runs = " ".join(str(student.run) for student in side)
-        print(f"{letter}  {mean_and_deviation(100 * right.mean(0))}  {runs}")
-    low, high = 100 * difference_interval(a, b)
-    print(f"A less B, {len(a):,} examples: {100 * (a.mean() - b.mean()):+.2f} points, "
-          f"95% interval {low:+.2f} to {high:+.2f}")
-    a, b = a[:, 0], b[:, 0]
-    if len(ours) == len(theirs) == 1:
+    runs, examples = [*ours, *theirs], ours[0].examples
+    check(all(run.examples == examples for run in runs),
+          "the runs are judged on different examples: name one set with --dataset")
+    print_losses(runs[0])
+    answers = [answer(run.student, examples) for run in runs]
+    right = np.stack([correct(run.student, examples, found)
+                      for run, found in zip(runs, answers)], 1)  # fmt: skip
+    a, b = right[:, : len(ours)], right[:, len(ours) :]
+    for letter, side, group in (("A", a, ours), ("B", b, theirs)):
+        paths = " ".join(str(run.path) for run in group)
+        print(f"{letter}  {mean_and_deviation(100 * side.mean(0))}  {paths}")
+    low, high = difference_interval(a, b)
+    print(f"A minus B, {len(a):,} examples: {100 * (a.mean() - b.mean()):+.2f} points, "
+          f"95% interval {100 * low:+.2f} to {100 * high:+.2f}")
+    if len(runs) == 2:
         print(f"only A is right on {(a & ~b).sum()}, only B on {(b & ~a).sum()}: "
               f"exact McNemar p = {mcnemar(a, b):.4f}")
-    rows = np.flatnonzero(a != b)[:count].tolist()  # Figures 4, 5
-    written = [side[0].rationales(rows) for side in (ours, theirs)]
     width = (min(shutil.get_terminal_size((100, 24)).columns, 160) - 4) // 3
-    for i, *rationales in zip(rows, *written):
-        example = ours[0].examples[i]
-        columns = [["gold", *wrap(example.rationale, width), f"=> {example.label}"]]
-        for letter, side, rationale in zip("AB", (ours, theirs), rationales):
-            verdict = "right" if side[0].right[i] else "wrong"
-            label = wrap(f"=> {side[0].answers[i][0]}", width)
-            columns.append([f"{letter}, {verdict}", *wrap(rationale, width), *label])
-        print(f"\n[{i}] {example.input}\n")
+    for i in np.flatnonzero(a[:, 0] != b[:, 0])[:count].tolist():  # Figures 4, 5
+        print(f"\n[{i}] {examples[i].input}\n")
+        columns = [["gold", *wrap(examples[i].rationale, width), f"=> {examples[i].label}"]]
+        for letter, place in (("A", 0), ("B", len(ours))):
+            found = answers[place][i]
+            [rationale] = explain(runs[place].student, [examples[i]], [found])
+            columns.append([f"{letter}, {'right' if right[i, place] else 'wrong'}",
+                            *wrap(rationale, width), *wrap(f"=> {found.text}", width)])
         for texts in zip_longest(*columns, fillvalue=""):
             print("  ".join(text.ljust(width) for text in texts).rstrip())
 
 
+def answer_lines(run, lines, kind):
+    """Lines of `input` -> the same with `answer`, `rationale` and `confidence`."""
+    examples = [data.Example(line["input"], "", "", "") for line in lines]
+    closed = candidates(run.settings, examples) if kind == "closed" else None
+    answers = answer(run.student, examples)
+    rationales = explain(run.student, examples, answers)
+    shares = confidences(run.student, examples, answers, closed)
+    return [line | {"answer": answers[i].text, "rationale": rationales[i],
+                    "confidence": float(shares[i])} for i, line in enumerate(lines)]  # fmt: skip
+
+
+def line_to_answer(line):
+    """A line of --predict's file: its own fields of the names that are added get another."""
+    data.text_of(line, "input")
+    added = ("answer", "rationale", "confidence")
+    return {f"input_{name}" if name in added else name: line[name] for name in line}
+
+
+def predict(run, source, target, kind):
+    """Write each line of `source` to `target` with the student's answer, batch by batch.
+
+    What an interrupted command wrote is kept, except for half a line: its lines must be those of
+    `source`, and its last batch, which is computed again, must be the same.
+    """
+    lines = data.read_lines(source, line_to_answer)
+    starts, n = [json.dumps(line)[:-1] for line in lines], len(lines)
+    if kind == "closed":
+        candidates(run.settings, [data.Example(line["input"], "", "", "") for line in lines])
+    content = target.read_bytes() if target.exists() else b""
+    *done, half = content.decode(errors="replace").split("\n")
+    ours = len(done) <= n and all(map(str.startswith, done, starts))
+    start = starts[len(done)] if len(done) < n else ""
+    check(ours and half[: len(start)] == start[: len(half)], f"{target}: holds other lines than "
+          f"those of {source}; name another file with --to")  # fmt: skip
+    if len(done) == n:
+        print(f"{target}: all {n:,} lines of {source} are there already")
+        return
+    begin, began = max(0, len(done) - 1) // BATCH * BATCH, time.time()
+    with open(target, "ab") as file:
+        file.truncate(content.rfind(b"\n") + 1)
+        for first in range(begin, n, BATCH):
+            answered = answer_lines(run, lines[first : first + BATCH], kind)
+            texts, kept = [json.dumps(line) for line in answered], done[first : first + BATCH]
+            check(texts[: len(kept)] == kept, f"{target}: holds the answers of another student, or "
+                  "from another device; name another file with --to")  # fmt: skip
+            file.write("".join(f"{text}\n" for text in texts[len(kept) :]).encode())
+            file.flush()
+            end = first + len(texts)
+            left = timedelta(seconds=int((time.time() - began) / (end - begin) * (n - end)))
+            print(f"{target}: {end:,} of {n:,} lines, {left} left", file=sys.stderr)
+
+
+def ask(run, text, kind):
+    """Print the student's rationale and answer for a text; `-` is standard input."""
+    text = sys.stdin.read().strip() if text == "-" else text
+    check(text, "--ask -: expected a text on standard input, found none")
+    [line] = answer_lines(run, [{"input": text}], kind)
+    print(f"rationale:  {line['rationale'] or '-'}\nanswer:     {line['answer']}\n"
+          f"confidence: {line['confidence']:.2f}")
+
+
+CURVES = "loss prediction generation mi validation_mi validation_accuracy".split()
+SPANS = 72  # of steps: a curve's points are averages over them
+
+
+def read_curve(log, name, last):
+    """A term's values in a run's log -> (steps, averages), at most SPANS of each."""
+    spans = {}
+    for record in log:
+        if record.get(name) is not None:
+            spans.setdefault((record["step"] - 1) * SPANS // last, []).append(record[name])
+    steps = [(span + 0.5) * last / SPANS for span in spans]
+    return steps, [statistics.fmean(values) for values in spans.values()]
+
+
+def print_curves(title, curves, last, height=10):
+    """Draw curves as text, a letter each."""
+    values = [value for _, curve in curves for value in curve]
+    low, high = min(values), max(values)
+    rows = [[" "] * SPANS for _ in range(height)]
+    for letter, (steps, curve) in zip(ascii_uppercase, curves):
+        for step, value in zip(steps, curve):
+            row = round((high - value) / (high - low or 1) * (height - 1))
+            rows[row][int(step * SPANS / last)] = letter
+    print(f"\n{title}")
+    for edge, row in zip([f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"], rows):
+        print(f"{edge:>10} |{''.join(row)}".rstrip())
+    print(f"{'step 1':>18}{last:{SPANS - 6},}")
+
+
+def check_step(record):
+    check(isinstance(record.get("step"), int), "expected a number as 'step', as train.py logs it")
+    return record
+
+
+def draw_curves(runs, path):
+    """Draw each of CURVES against the steps, the runs over one another: a picture, or (-) text."""
+    logs = [data.read_lines(run / "log.jsonl", check_step) for run in runs]
+    last, panels = max(log[-1]["step"] for log in logs), []
+    for name in CURVES:
+        curves = [read_curve(log, name, last) for log in logs]
+        if any(steps for steps, _ in curves):
+            panels.append((name, curves))
+    if path != "-":
+        names = [str(run) for run in runs]
+        panels = [(title, dict(zip(names, curves))) for title, curves in panels]
+        return save_picture(path, "step", panels)
+    for letter, run in zip(ascii_uppercase, runs):
+        print(f"{letter}  {run}")
+    for title, curves in panels:
+        print_curves(title, curves, last)
+
+
 METHODS, SETS = ["finetune", "single", "dss", "mi"], ["esnli", "anli1", "cqa", "svamp"]
-PAPER = {  # the paper's accuracy in %, one run a cell: size, method[, what differs]: one a set
+PAPER = {  # the paper's accuracy in %: size, method[, what differs]: one a set
     "base finetune": (88.38, 43.58, 62.19, 62.63),  # Table 1
     "base single": (88.88, 43.50, 61.37, 63.00),
     "base dss": (89.51, 49.58, 63.29, 65.50),
@@ -551,122 +823,193 @@ PAPER = {  # the paper's accuracy in %, one run a cell: size, method[, what diff
 
 
 def paper_number(settings):
-    """The paper's accuracy for these settings, or None. Its runs on a share of the data: none."""
+    """The paper's accuracy for these settings, or None if they are not the paper's."""
+    if settings["subsample"] != 1 or settings["from_scratch"] or settings["alpha3"] != 0.1:
+        return None
     words = [settings["size"].removeprefix("v1_1-"), settings["method"]]
     words += ["llm"] * (settings["labels"] == "llm")
     if settings["method"] == "mi":
         words += ["mean"] * (settings["reduce"] == "mean") + ["kl"] * (settings["mi"] == "kl")
     found = dict(zip(SETS, PAPER.get(" ".join(words), ())))
-    return found.get(settings["dataset"]) if settings["subsample"] == 1 else None
+    return found.get(settings["dataset"])
 
 
-def place(word, order):
-    return order.index(word) if word in order else len(order)  # others come last
+def read_result(run):
+    """A finished run's folder -> what the tables show of it."""
+    settings, metrics = t5.read_json(run / "settings.json"), t5.read_json(run / "metrics.json")
+    try:
+        dataset, size = settings["dataset"], settings["size"]
+        method = re.sub(r"-s-?\d+$", "", run.name)
+        # a folder of data is titled by its name and a hash of its path, which the run's name keeps
+        own = re.escape(Path(dataset).name) + r"(?:\.\w{6})?"
+        named = re.fullmatch(f"({own})-{size}-(.*)", method)
+        title, method = named.groups() if named else (data.title(dataset), method)
+        return {"dataset": title, "size": size, "method": method, "paper": paper_number(settings),
+                "accuracy": 100 * metrics["test_accuracy"],
+                "accuracy_last": 100 * metrics["test_accuracy_last"]}  # fmt: skip
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{run}: not as train.py leaves a run ({error!r})") from None
+
+
+def paper_order(result):  # of a table's rows: a size, and a method with what else its name says
+    method = result["method"].split("-")[0]
+    place = METHODS.index(method) if method in METHODS else len(METHODS)
+    return result["size"], place, result["method"]
 
 
 def table(folder, path=None):
     """Print a folder's finished runs laid out as the paper's tables, in Markdown; to `path` as CSV.
 
-    A row is a size and what else the runs' names say, a column a set; seeds share a cell.
+    A row is a size and a method, a column a set; the seeds share a cell.
     """
-    groups, papers = {}, {}
-    for file in sorted(Path(folder).glob("*/metrics.json")):
-        settings, metrics = read_json(file.parent / "settings.json"), read_json(file)
-        try:
-            size, set_ = settings["size"], Path(settings["dataset"]).name
-            name = re.sub(r"-s-?\d+$", "", file.parent.name).removeprefix(f"{set_}-{size}-")
-            values = 100 * metrics["test_accuracy"], 100 * metrics["test_accuracy_last"]
-            papers[size, name, set_] = paper_number(settings)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise InputError(f"{file.parent}: not as train.py leaves a run ({error!r})") from None
-        groups.setdefault((size, name, set_), []).append(values)
-    if not groups:
-        raise InputError(f"{folder}: expected finished runs, folders with metrics.json; found none")
-    columns = {}  # {(the set's place, set, "" or "the paper's"): {(size, name): cell}}
-    for (size, name, s), runs in groups.items():
-        cells = {"": mean_and_deviation([best for best, _ in runs])}
-        if published := papers[size, name, s]:
-            cells["the paper's"] = f"{published:.2f}"
-        for paper, cell in cells.items():
-            columns.setdefault((place(s, SETS), s, paper), {})[size, name] = cell
-    columns = dict(sorted(columns.items()))
-    rows = [["size, method", *(paper or s for _, s, paper in columns)]]
-    methods = lambda key: (key[0], place(key[1].split("-")[0], METHODS), key[1])  # as Table 1
-    for key in sorted({key[:2] for key in groups}, key=methods):
-        rows.append([", ".join(key), *(column.get(key, "") for column in columns.values())])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in widths])
+    results = [read_result(file.parent) for file in sorted(Path(folder).glob("*/metrics.json"))]
+    check(results, f"{folder}: expected finished runs, folders with metrics.json; found none")
+    found = {result["dataset"] for result in results}
+    datasets = [name for name in SETS if name in found] + sorted(found - set(SETS))
+    published = {result["dataset"] for result in results if result["paper"]}
+    lines, cells = [["size, method"]], []
+    for dataset in datasets:
+        lines[0] += [dataset] + ["the paper's"] * (dataset in published)
+    for row in sorted({paper_order(result) for result in results}):
+        size, _, method = row
+        lines.append([f"{size}, {method}"])
+        for dataset in datasets:
+            seeds = [r for r in results if paper_order(r) == row and r["dataset"] == dataset]
+            best, last = ([r[name] for r in seeds] for name in ("accuracy", "accuracy_last"))
+            paper = seeds[0]["paper"] if seeds else None
+            lines[-1].append(mean_and_deviation(best) if seeds else "")
+            if dataset in published:
+                lines[-1].append(f"{paper:.2f}" if paper else "")
+            if seeds:
+                cells.append({
+                    "dataset": dataset, "size": size, "method": method, "seeds": len(seeds),
+                    "accuracy": statistics.mean(best), "deviation": deviation(best),
+                    "accuracy_last": statistics.mean(last), "deviation_last": deviation(last),
+                    "paper": paper})  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines)]
     print("Test accuracy in %, mean ± standard deviation (seeds), best weights on validation.\n")
-    for row in rows:
-        print("| " + " | ".join(map(str.ljust, row, widths)) + " |")
+    for line in [lines[0], ["-" * width for width in widths], *lines[1:]]:
+        print("| " + " | ".join(map(str.ljust, line, widths)) + " |")
     if path:
         with open(path, "w", newline="") as file:
-            out = csv.writer(file)
-            out.writerow("dataset size method seeds accuracy deviation accuracy_last "
-                         "deviation_last paper".split())  # fmt: skip
-            for (size, name, s), runs in groups.items():
-                numbers = []
-                for column in zip(*runs):
-                    deviation = statistics.stdev(column) if len(column) > 1 else None
-                    numbers += [statistics.mean(column), deviation]
-                out.writerow([s, size, name, len(runs), *numbers, papers[size, name, s]])
+            out = csv.DictWriter(file, cells[0])
+            out.writeheader()
+            out.writerows(cells)
+
+
+# ------------------------------------------------------------------------------------------------
+# the command line
+
+
+class OneLineParser(argparse.ArgumentParser):
+    def error(self, message):  # without the usage
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description="Judge trained students.")
+    about = "Evaluate trained students: by default, accuracy and calibration on the test set."
+    parser = OneLineParser(prog="eval.py", description=about)
     parser.add_argument("run", type=Path, nargs="*", help="a run's folder, or another T5 folder")
     add = parser.add_argument_group("what is judged").add_argument
-    add("--dataset", help="default: the run's own; anli1 on an e-SNLI run: out of domain, Table 6")
-    add("--split", choices=["train", "valid", "test"], default="test")
-    add("--data-root", help="default: the run's own")
-    add("--method", choices=METHODS, help="how it is asked; default: the run's own")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add = parser.add_argument_group("how").add_argument
+    add("--dataset", metavar="NAME|FOLDER",
+        help="default: the run's own; anli1 on an e-SNLI run: out of domain, Table 6")
+    add("--split", choices=["train", "valid", "test"], default="test", help="default: test")
+    add("--data-root", metavar="FOLDER", help="of the released sets; default: the run's own")
+    add("--method", choices=METHODS, help="how the student is asked; default: the run's own")
+    add("--by-value", action="store_true",
+        help="compare answers as arithmetic, by value; default: as in the run's training")
+    add("--tokenizer", metavar="FILE", help="a spiece.model; default: the one in the folder")
+    add("--device", help="cpu, cuda, cuda:N or mps; default: cuda if there is one, else cpu")
+    add = parser.add_argument_group("the report").add_argument
     add("--confidence", choices=["sequence", "closed"], default="sequence",
-        help="of an answer: its tokens' product, or its share among the candidates")  # fmt: skip
-    add("--plot", metavar="FILE", help="the reliability diagram as a picture (needs matplotlib)")
-    add("--samples", type=int, default=3, metavar="N", help="examples to print")
+        help="of an answer, 0 to 1: the product of its tokens' probabilities (default), or its "
+             "share among the candidate labels (NLI, CQA, own data with at most 20 labels)")
+    add("--samples", type=int, default=3, metavar="N", help="examples to print; default: 3")
     add("--rationales", action="store_true", help="measure what the rationales contain")
-    add("--judge", metavar="URL|FILE", help="grade rationales, Tables 7, 8: an OpenAI-compatible "
-        "endpoint (https://HOST/v1; its key in OPENAI_API_KEY), or a file: of requests to write, "
-        "then of replies to read")  # fmt: skip
-    add("--judge-model", default="gpt-4o", metavar="NAME", help="that the endpoint is asked for")
-    add("--judge-teacher", action="store_true", help="grade the teacher's rationales instead")
-    add = parser.add_argument_group("instead").add_argument
-    add("--against", type=Path, nargs="+", metavar="RUN", help="compare RUN or RUNs with these")
-    add("--ask", metavar="TEXT", help="answer one text; NLI: 'PREMISE</s>HYPOTHESIS'")
+    add("--plot", metavar="FILE", help="the reliability diagram as a picture (needs matplotlib)")
+    group = parser.add_argument_group("in place of the report, one of")
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--against", type=Path, nargs="+", metavar="RUN",
+        help="compare RUN or RUNs with these; print --samples examples on which they differ")
+    add("--ask", metavar="TEXT",
+        help="answer one text, or standard input (-); NLI: 'PREMISE</s>HYPOTHESIS'")
+    add("--predict", metavar="FILE", help="answer the `input` of each line of a JSON-lines file")
+    add("--judge", metavar="URL|FILE",
+        help="have rationales graded 1 to 5 by a language model, Tables 7 and 8: through an "
+             "OpenAI-compatible endpoint (https://HOST/v1; key in OPENAI_API_KEY), or by files: a "
+             "new .jsonl gets requests in OpenAI's Batch format, a file of replies is read")
+    add("--curves", metavar="FILE", help="draw losses and validation accuracy against the steps: "
+        "a picture (needs matplotlib), or text in the terminal (-)")
     add("--table", metavar="FOLDER", help="tabulate the finished runs in a folder")
-    add("--csv", metavar="FILE", help="with --table: write it as CSV too")
+    add = parser.add_argument_group("with these").add_argument
+    add("--to", metavar="FILE",
+        help="of --predict: gets its lines with `answer`, `rationale`, `confidence` (own fields of "
+             "these names become `input_...`); after a stop the same command goes on")
+    add("--judge-model", metavar="NAME", help="of --judge: the model asked; default: gpt-4o")
+    add("--judge-teacher", action="store_true", help="of --judge: grade the teacher's rationales")
+    add("--csv", metavar="FILE", help="of --table: write it as CSV too")
     args = parser.parse_args(argv)
-    if bool(args.run) == bool(args.table):
-        parser.error("expected runs to judge, or --table FOLDER")
-    if (args.plot or args.judge or args.ask) and len(args.run) != 1:
-        parser.error("--plot, --judge and --ask take one run")
+
+    one = args.plot or args.judge or args.predict is not None or args.ask is not None
+    modes = args.against, args.ask, args.predict, args.judge, args.curves, args.table
+    for wrong, message in [
+        (bool(args.run) == (args.table is not None), "expected runs to judge, or --table FOLDER"),
+        (one and len(args.run) != 1, "--plot, --judge, --predict and --ask take one run"),
+        (args.samples < 0, f"--samples: expected 0 or more, found {args.samples}"),
+        (args.ask is not None and not args.ask.strip(), "--ask: expected a text, found none"),
+        ((args.predict is None) != (args.to is None), "--predict and --to need each other"),
+        ((args.plot or args.rationales) and any(mode is not None for mode in modes),
+         "--plot and --rationales belong to the report, which another flag replaces"),
+        (args.csv and args.table is None, "--csv needs --table"),
+        ((args.judge_model or args.judge_teacher) and args.judge is None,
+         "--judge-model and --judge-teacher need --judge"),
+    ]:  # fmt: skip
+        if wrong:
+            parser.error(message)
     return args
+
+
+def check_places(args):
+    """Refuse, before anything is computed, a URL that is none and files that can't be written."""
+    url = re.fullmatch(r"https?://([\w.-]+|\[[\da-f:]+\])(:\d+)?([/?]\S*)?", args.judge or "")
+    file = "://" not in (args.judge or "") and Path(args.judge or "").suffix in (".jsonl", ".json")
+    check(args.judge is None or url or file, f"--judge {args.judge}: expected a URL, as "
+          "https://HOST/v1, or a .jsonl file")  # fmt: skip
+    for flag in ("plot", "curves", "to", "csv", "judge"):
+        path = getattr(args, flag)
+        if path in (None, "-") or "://" in path:
+            continue
+        good = Path(path).absolute().parent.is_dir() and not Path(path).is_dir()
+        check(good, f"--{flag} {path}: expected a file in a folder that is there")
+        if flag in ("plot", "curves"):
+            advice = "; or draw in the terminal: --curves -" if flag == "curves" else ""
+            check(importlib.util.find_spec("matplotlib"),
+                  f"--{flag} needs matplotlib: pip install matplotlib{advice}")
+            check(path.endswith((".png", ".pdf", ".svg")),
+                  f"--{flag} {path}: expected a name that ends in .png, .pdf or .svg")
+    check(not args.to or Path(args.to).resolve() != Path(args.predict).resolve(),
+          "--to: expected another file than --predict's")
 
 
 def main(argv=None):
     args = parse(argv)
-    if args.table:
+    check_places(args)
+    find_device(args.device)
+    if args.table is not None:
         return table(args.table, args.csv)
-    if args.ask:
-        student, examples = Student(args.run[0], args), [data.Example(args.ask, "", "", "")]
-        asked = student.model, student.tokenizer, examples, student.method
-        answers = answer(*asked)
-        [(label, _, log_prob)], [rationale] = answers, explain(*asked, answers)
-        print(f"rationale:  {rationale or '-'}")
-        print(f"answer:     {label}\nconfidence: {math.exp(log_prob):.2f}")
-        return
+    if args.curves is not None:
+        return draw_curves(args.run, args.curves)
+    runs = [open_run(path, args) for path in [*args.run, *(args.against or [])]]
     if args.against:
-        ours, theirs = ([Student(run, args).answered(args.split) for run in runs]
-                        for runs in (args.run, args.against))  # fmt: skip
-        return compare(ours, theirs, args.samples)
-    for run in args.run:
-        student = Student(run, args).answered(args.split)
-        if args.judge:
-            judge_rationales(student, args)
-        else:
-            report(student, args)
+        return compare(runs[: len(args.run)], runs[len(args.run) :], args.samples)
+    if args.judge is not None:
+        return judge_rationales(runs[0], args)
+    if args.predict is not None:
+        return predict(runs[0], Path(args.predict), Path(args.to), args.confidence)
+    if args.ask is not None:
+        return ask(runs[0], args.ask, args.confidence)
+    for run in runs:
+        report(run, args)
 
 
 def run_for_user(program, main):
@@ -676,9 +1019,14 @@ def run_for_user(program, main):
     except BrokenPipeError:  # the reader of what is printed has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return 130
     except (InputError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
     except (RuntimeError, MemoryError) as error:
+        if "Connection closed by peer" in str(error):  # another process ended, and has said why
+            return 1
         if not re.search("out of memory|allocate memory|^$", str(error)):
             raise
         print(f"{program}: out of memory: lower train.py's --micro-batch, or take a smaller "

@@ -4,17 +4,16 @@
     python tests/bench.py training                   # one of them
     python tests/bench.py decoding --student RUN     # also with a student that stops
     python tests/bench.py --quick                    # a look: one round, batch 8 only
-    python tests/bench.py padding                    # the share of padding, with and without order
 
-Full `small` size with random weights, fp32, real SVAMP examples and the real vocabulary; a rate is
-the median of rounds in which the sides take turns, and a ratio the median of the rounds' ratios,
-with the least and the largest. What is compared is the whole procedure. Training in random batches,
-ours: both tasks in one encoder pass, `--mi paper`, micro-batches; theirs: two passes, the released
-loss; then theirs in our micro-batches, and ours with `--window 16`. Decoding in batches of 64,
-ours: texts of like length, and a row is dropped when it ends; theirs: in the order of the file.
-Memory: the peak of two steps on the longest rationales, once, in a process of its own, with all
-that it imports. RUN is a student of size small that train.py trained on SVAMP with this vocabulary;
-the labels that it ends are also timed alone.
+Full `small` size with random weights, real SVAMP examples and the real vocabulary. A rate is the
+median of rounds in which the sides take turns; a ratio is the median of the rounds' ratios, beside
+the smallest and the largest. Whole procedures are compared. Training, on the same random batches:
+ours encodes both tasks in one pass, with `--mi paper`, in micro-batches; theirs makes two passes
+and computes the released loss, then does so in our micro-batches; then both again in bf16.
+Decoding, in batches of 64: ours sorts the texts by length and drops a row when it ends; theirs
+takes them in the order of the file. Memory: the peak of two steps on the longest rationales, once,
+in a process of its own, with all that it imports. RUN is a student of size small that train.py
+trained on SVAMP with this vocabulary; the labels that it ends are timed alone as well.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
-import eval as judge
+import eval as evaluation
 import t5
 import train
 
@@ -44,8 +43,8 @@ VOCABULARY = t5.PRESETS["small"].vocab_size
 
 def parse():
     parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
-    parts = ["training", "decoding", "memory", "padding"]
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {', '.join(parts[:3])}")
+    parts = ["training", "decoding", "memory"]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {', '.join(parts)}")
     parser.add_argument("--data-root", default="datasets", help="with svamp/, or it is downloaded")
     parser.add_argument("--tokenizer", help="T5's spiece.model, if not the published one")
     parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
@@ -56,48 +55,36 @@ def parse():
     args = parser.parse_args()
     if unknown := set(args.parts) - set(parts):
         parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(parts)}")
-    args.parts = args.parts or parts[:3]
+    args.parts = args.parts or parts
     args.rounds = 1 if args.quick else args.rounds
     args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
     return args
 
 
-def encoded(args, name="svamp"):
-    examples, _ = data.train_and_valid(name, args.data_root)
+def encoded(args):
+    examples, _ = data.train_and_valid("svamp", args.data_root)
     return data.encode(examples, data.Tokenizer(args.tokenizer), "mi")
-
-
-def padding(ids, window, micro_batch, batch_size=64, count=160):
-    """The share of the positions computed in `count` batches that hold padding."""
-    used = computed = 0
-    lengths = [max(map(len, sources)) for sources, _ in ids]
-    for rows in islice(data.batches(lengths, batch_size, 0, window=window), count):
-        batch = [ids[i] for i in rows]
-        for sources, targets in data.collate(batch, "cpu", micro_batch=micro_batch)[0]:
-            for part in (sources, *targets):
-                used, computed = used + (part != 0).sum().item(), computed + part.numel()
-    return 1 - used / computed
 
 
 def micro_batch_of(vocabulary):  # as train.py on the CPU
     return max(1, 2**23 // (64 * vocabulary))
 
 
-def our_step(ids, batch_size, vocabulary=VOCABULARY, window=1):
+def our_step(ids, batch_size, vocabulary=VOCABULARY, dtype=None):
     """-> a function that takes one of train.py's steps on the next batch."""
     settings = train.parse(["--dataset", "svamp"])
     torch.manual_seed(0)
     model = t5.T5(replace(t5.PRESETS["small"], vocab_size=vocabulary)).train()
     optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-    lengths = [max(map(len, sources)) for sources, _ in ids]
-    batches = data.batches(lengths, batch_size, 0, window=window)
-    micro_batch = micro_batch_of(vocabulary)
+    batches, micro_batch = data.batches(len(ids), batch_size, 0), micro_batch_of(vocabulary)
 
     def step():
         rows = [ids[i] for i in next(batches)]
         micro_batches, totals = data.collate(rows, "cpu", micro_batch=micro_batch)
         for sources, targets in micro_batches:
-            train.training_loss(model, sources, targets, settings, totals)[0].backward()
+            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                loss, _ = train.training_loss(model, sources, targets, settings, **totals)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -105,7 +92,7 @@ def our_step(ids, batch_size, vocabulary=VOCABULARY, window=1):
     return step
 
 
-def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None):
+def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None, dtype=None):
     """-> a function that takes the released code's step, over transformers' model: random batches
     padded to their longest, two whole passes, the maximum over all positions, both losses. The
     batches are those of our step; with `micro_batch` it takes our micro-batches too."""
@@ -115,8 +102,7 @@ def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None):
     config = transformers.T5Config(vocab_size=vocabulary, decoder_start_token_id=0, use_cache=False)
     model = transformers.T5ForConditionalGeneration(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-    lengths = [max(map(len, sources)) for sources, _ in ids]
-    batches = data.batches(lengths, batch_size, 0)
+    batches = data.batches(len(ids), batch_size, 0)
 
     def loss_of(rows):
         loss, logits = 0.0, []
@@ -134,7 +120,9 @@ def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None):
         rows = sorted((ids[i] for i in next(batches)), key=lambda row: len(row[1][1]))
         for first in range(0, batch_size, micro_batch or batch_size):
             share = rows[first : first + (micro_batch or batch_size)]
-            (loss_of(share) * len(share) / batch_size).backward()
+            with torch.autocast("cpu", dtype, enabled=dtype is not None):
+                loss = loss_of(share) * len(share) / batch_size
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -182,31 +170,32 @@ def measure_in_process(args, side, batch_size, vocabulary):
 
 def bench_training(args):
     ids, B = encoded(args), 8 if args.quick else 32
-    ours, theirs, by_length = our_step(ids, B), their_step(ids, B), our_step(ids, B, window=16)
-    alike = their_step(ids, B, micro_batch=micro_batch_of(VOCABULARY))
-    four = lambda step: [step() for _ in range(4)]  # batches by length differ: several to a round
-    rounds = in_turn([ours, theirs, alike, partial(four, by_length)], args.rounds)
-    rates(f"training, examples/s, batch {B}", [(a, b) for a, b, _, _ in rounds], B, B)
-    rates("    theirs in our micro-batches", [(a, c) for a, _, c, _ in rounds], B, B)
-    rates("    ours with --window 16", [(d, b) for _, b, _, d in rounds], 4 * B, B)
-    counted, timed = our_step(ids, B), our_step(ids, B)  # the same four batches
+    for name, dtype in ("fp32", None), ("bf16", torch.bfloat16):
+        ours, theirs = our_step(ids, B, dtype=dtype), their_step(ids, B, dtype=dtype)
+        alike = their_step(ids, B, micro_batch=micro_batch_of(VOCABULARY), dtype=dtype)
+        rounds = in_turn([ours, theirs, alike], args.rounds)
+        rates(f"training, examples/s, batch {B}, {name}", [(a, b) for a, b, _ in rounds], B, B)
+        rates("    theirs in our micro-batches", [(a, c) for a, _, c in rounds], B, B)
+    counted, timed = our_step(ids, B), our_step(ids, B)  # the same batches
     with FlopCounterMode(display=False) as counter:
-        four(counted)
-    rate = counter.get_total_flops() / seconds(partial(four, timed)) / 1e9
+        counted()
+    timed()  # warms up on the first batch, which the other took
+    rate = counter.get_total_flops() / seconds(timed) / 1e9
     print(f"    GFLOP/s in products: {rate:.0f} in our step, {matrix_peak():.0f} in one large one")
 
 
 def in_turn_on(texts, name, weights, length, args):
-    """Decodes the texts on both sides -> the rounds' seconds, and of each text whether it ended."""
+    """Decode the texts on both sides -> the rounds' seconds, and of each text whether it ended."""
     import transformers
 
     tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights)
+    student = evaluation.Student(model, tokenizer, "mi", True, length)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
     ids = [tokenizer.encode(text) for text in texts]
     ours, found = [], []
 
-    def we():  # as eval.write
-        ours[:] = model.generate(data.pad(ids), length)[0].tolist()
+    def we():
+        ours[:] = [text for text, _ in evaluation.generate_text(student, texts, length)]
 
     def they():
         found.clear()
@@ -218,10 +207,10 @@ def in_turn_on(texts, name, weights, length, args):
 
     rounds = in_turn([we, they], args.rounds)
     rates(f"decoding, rows/s, {name}", rounds, len(ids), len(ids))
-    a, b = ([[i for i in text if i] for text in side] for side in (ours, found))
-    ended = [t5.EOS in text for text in a]
-    print(f"    {sum(x == y for x, y in zip(a, b))} of {len(ids)} outputs identical; "
-          f"{sum(map(len, a)) / len(ids):.1f} ids a row, "
+    same = sum(text == tokenizer.decode(row) for text, row in zip(ours, found))
+    ended = [t5.EOS in row for row in found]
+    written = sum(i != t5.PAD for row in found for i in row) / len(ids)
+    print(f"    {same} of {len(ids)} outputs identical; {written:.1f} ids a row, "
           f"{len(ids) - sum(ended)} rows cut at {length}")  # fmt: skip
     return rounds, ended
 
@@ -243,13 +232,13 @@ def bench_decoding(args):
         t5.save(model, folder)
         in_turn_on(labels, "fixed 48 tokens", folder, 48, args)
     if args.student:
-        one, ended = in_turn_on(labels, "labels", args.student, judge.MAX_LABEL, args)
+        one, ended = in_turn_on(labels, "labels", args.student, 64, args)
         other, _ = in_turn_on(rationales, "rationales", args.student, 64, args)
         both = [(a + c, b + d) for (a, b), (c, d) in zip(one, other)]
         rates("decoding, rows/s, both", both, len(labels), len(labels))
         if 0 < sum(ended) < len(labels):
             labels = list(compress(labels, ended))
-            in_turn_on(labels, "the labels that end", args.student, judge.MAX_LABEL, args)
+            in_turn_on(labels, "the labels that end", args.student, 64, args)
 
 
 def bench_memory(args):
@@ -281,22 +270,16 @@ def main():
         status = Path("/proc/self/status").read_text()  # getrusage's peak counts the parent's too
         print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20)
         return
-    if "padding" in args.parts:
-        for name in ("svamp", "cqa"):
-            ids = encoded(args, name)
-            print(f"{name}, batch 64: {padding(ids, 1, None):.1%} of the positions are padding in "
-                  f"random batches, {padding(ids, 1, 4):.1%} in their micro-batches, as train.py "
-                  f"makes them, {padding(ids, 16, 4):.1%} with --window 16")  # fmt: skip
     benches = {"training": bench_training, "decoding": bench_decoding, "memory": bench_memory}
     if wanted := [benches[part] for part in args.parts if part in benches]:
         import transformers
 
         print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
-              f"{torch.get_num_threads()} threads, small, fp32, SVAMP\n"
+              f"{torch.get_num_threads()} threads, small, SVAMP\n"
               f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}")  # fmt: skip
         for bench in wanted:
             bench(args)
 
 
 if __name__ == "__main__":
-    sys.exit(judge.run_for_user("bench.py", main))
+    sys.exit(evaluation.run_for_user("bench.py", main))

@@ -7,15 +7,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
-    """{method: the folder of a small run}, trained on one toy set, which lies two folders up."""
+def toy(tmp_path_factory):
+    """The root of a small toy set: 200 training examples, of which 20 validate, and 20 for test."""
     import data
+
+    root = tmp_path_factory.mktemp("toy")
+    data.write_toy(root, {"train": 200, "test": 20})
+    return root
+
+
+@pytest.fixture(scope="session")
+def runs(toy, tmp_path_factory):
+    """{method: the folder of a small run on the toy set}."""
     import train
 
-    folder, runs = tmp_path_factory.mktemp("runs"), {}
-    data.write_toy(folder, {"train": 200, "test": 20})
+    out, runs = tmp_path_factory.mktemp("runs"), {}
     for method in ("finetune", "single", "dss", "mi"):
-        flags = ["--steps", "80", "--batch-size", "16", "--eval-every", "80", "--method", method]
-        train.main([*flags, "--data-root", str(folder), "--out", str(folder / "runs")])
-        (runs[method],) = (folder / "runs").glob(f"toy-tiny-{method}-*")
+        flags = ["--steps", "60", "--batch-size", "16", "--eval-every", "60", "--method", method]
+        train.main([*flags, "--data-root", str(toy), "--out", str(out)])
+        (runs[method],) = out.glob(f"toy-tiny-{method}-*")
     return runs

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import data
-import eval as judge
+import eval as evaluation
 import train
 from mi_loss import mi_loss, token_cross_entropy
 
@@ -64,13 +64,11 @@ def measures(model, terms):
 def main():
     args = train.parse()
     examples, _ = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
-    tokenizer = data.Tokenizer(train.find_tokenizer(args))
-    ids = data.encode(examples, tokenizer, "mi", args.labels)
-    torch.manual_seed(args.seed)
-    model, origin = train.student(args, tokenizer)
+    model, tokenizer, origin = train.student(args)
     model.eval()
+    ids = data.encode(examples, tokenizer, "mi", args.labels)
     tables = []
-    for rows in islice(data.batches([1] * len(ids), args.batch_size, args.seed), 9):
+    for rows in islice(data.batches(len(ids), args.batch_size, args.seed), 9):
         [(sources, targets)], _ = data.collate([ids[i] for i in rows], "cpu")
         terms = weighted_terms(model, sources, targets, args.reduce)
         tables.append(measures(model, terms))
@@ -83,4 +81,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(judge.run_for_user("gradients.py", main))
+    sys.exit(evaluation.run_for_user("gradients.py", main))

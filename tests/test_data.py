@@ -3,13 +3,15 @@
     python -m pytest tests/test_data.py
     python -m pytest tests/test_data.py -k equation          # a part of it
 
-Tests on the released files read ../shared beside the repository, and skip where it is missing.
+Tests on the released files read ../shared beside the repository and are skipped where it is
+missing.
 """
 
 import json
 import math
 import random
 import re
+import shutil
 import time
 from fractions import Fraction
 from itertools import islice
@@ -65,7 +67,8 @@ def test_a_released_set_loads_whole_and_its_teacher_is_as_good_as_known(
 ):
     examples = data.load(name, split, SHARED / "dss")
     assert (len(examples), sum(e.rationale == "" for e in examples)) == (rows, blank)
-    assert sum(data.is_correct(name, e.llm_label, e.label) for e in examples) == right
+    by_value = data.by_value(name)
+    assert sum(data.is_correct(e.llm_label, e.label, by_value) for e in examples) == right
 
 
 @released
@@ -76,7 +79,7 @@ def test_python_itself_would_call_588_svamp_answers_right_the_papers_0_7350():
 
     examples = data.load("svamp", "train", SHARED / "dss")
     right = [python(e.llm_label) == python(e.label) for e in examples]
-    ours = [data.is_correct("svamp", e.llm_label, e.label) for e in examples]
+    ours = [data.is_correct(e.llm_label, e.label, by_value=True) for e in examples]
     assert sum(right) == 588 and round(588 / 800, 4) == 0.7350
     assert [e.llm_label for e, a, b in zip(examples, right, ours) if a != b] == [
         "((29/2) and (30/2))", "(34 + 40) and (62 - 17)"]  # fmt: skip
@@ -134,7 +137,6 @@ BAD_LINES = [  # the second of three: the text or the object, and words that the
     ("svamp", b'{"input": "caf\xe9", "label": "( 1 )"}', "UTF-8"),
     ("svamp", '["One?", "( 1 )"]', "object"), ("cqa", "null", "object"), ("esnli", "7", "object"),
     ("mine", '"input label rationale"', "object"),
-    ("svamp", '{"input": "a", "input": "b", "label": "( 1 )"}', "input"),  # which one?
     ("svamp", r'{"input": "\ud83d", "label": "( 1 )"}', "input"),  # half a character
     *[(n, {k: v for k, v in GOOD[n].items() if k != field}, field) for n, field in FIELDS],
     *[(n, GOOD[n] | {field: x}, field) for n, field in FIELDS for x in (None, 7)],
@@ -142,6 +144,8 @@ BAD_LINES = [  # the second of three: the text or the object, and words that the
     *[("cqa", GOOD["cqa"] | {"choices": x}, "choices")
       for x in ([*"vwxy"], [*"uvwxyz"], "vwxyz", [1, 2, 3, 4, 5], dict.fromkeys("vwxyz"))],
     ("mine", GOOD["mine"] | {"llm_label": None}, "llm_label"),
+    *[("mine", GOOD["mine"] | {field: x}, f"text '{field}' {x}: quote it")
+      for field, x in (("label", 3), ("label", -0.5), ("rationale", 7), ("llm_label", 0))],
 ]  # fmt: skip
 BAD_FILES = [  # a file of a good set, its content or None: not there; patterns of the message
     ("svamp", "svamp_train.json", "", "JSON none|empty"),
@@ -152,7 +156,7 @@ BAD_FILES = [  # a file of a good set, its content or None: not there; patterns 
     ("anli1", "llm/train_CoT_1.json", '["a", "b"]', "4 3"),
     ("cqa", "llm/train_CoT_1.json", b'["caf\xe9"]', "CoT_1 UTF-8"),
     ("cqa", "llm/train_CoT_1.json", r'["\ud83d"]', "CoT_1"),
-    *[("cqa", "llm/train_CoT_1.json", content, "CoT_1 array texts")
+    *[("cqa", "llm/train_CoT_1.json", content, "CoT_1 JSON|array.of.texts")
       for content in ("", '["a', '{"0": "a"}', '"a"', "[7]", "[null]", '[["a"]]', DEEP)],
 ]  # fmt: skip
 
@@ -163,7 +167,7 @@ def test_a_bad_line_is_refused_in_words_that_name_it(tmp_path, name, line, words
     line = json.dumps(line) if isinstance(line, dict) else line
     good = path.read_bytes().split(b"\n")[0]
     path.write_bytes(b"\n".join([good, line if isinstance(line, bytes) else line.encode(), good]))
-    place, _, why = refusal(tmp_path, name).split("; it begins")[0].partition(", line 2")
+    place, _, why = refusal(tmp_path, name).partition(", line 2: ")
     assert place == str(path) and all(word in why for word in words.split()), (place, why)
 
 
@@ -207,6 +211,62 @@ def test_a_users_folder_may_hold_the_teachers_labels_and_a_validation_set(tmp_pa
     assert data.train_and_valid(folder, seed=5) == (expected, expected * 2)
     with pytest.raises(FileNotFoundError, match="mone.*esnli, anli1, cqa, svamp, toy.*folder"):
         data.load("mone", "train", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["valid", "validation", "dev", "val"])
+def test_a_users_validation_file_is_used_by_each_of_its_usual_names(tmp_path, name):
+    path = write_set(tmp_path, "mine", 4)
+    path.with_name(f"{name}.jsonl").write_text(json.dumps(GOOD["mine"] | {"label": "blue"}))
+    train, valid = data.train_and_valid(str(tmp_path / "mine"))
+    assert ([e.label for e in train], [e.label for e in valid]) == (["red"] * 4, ["blue"])
+    assert data.load(tmp_path / "mine", "valid") == valid
+
+
+@pytest.mark.parametrize("one, other", [
+    ("valid", "dev"), ("validation", "val"), ("dev", "val"), ("valid", "validation")])  # fmt: skip
+def test_two_validation_files_are_refused_by_their_names(tmp_path, one, other):
+    path = write_set(tmp_path, "mine")
+    for name in (one, other):
+        shutil.copy(path, path.with_name(f"{name}.jsonl"))
+    with pytest.raises(InputError, match=f"mine: [^\n]*{one}.jsonl and {other}.jsonl"):
+        data.train_and_valid(tmp_path / "mine")
+
+
+EXAMPLE_FIELDS = ("input", "label", "rationale", "llm_label")
+
+
+def test_the_digest_of_examples_changes_with_each_field_and_with_the_order():
+    examples = [Example("a", "b", "c", "d"), Example("e", "f", "g", "h")]
+    others = [
+        *([Example(**vars(examples[0]) | {field: "x"}), examples[1]] for field in EXAMPLE_FIELDS),
+        examples[::-1], examples[:1], examples * 2, [],
+        [Example("a", "b", "c", "d,"), Example("e", "f", "g", "h")],
+    ]  # fmt: skip
+    digests = {data.digest(rows) for rows in [examples, list(examples), *others]}
+    assert len(digests) == 1 + len(others)
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+
+
+def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_path, monkeypatch):
+    for owner in "ab":
+        (tmp_path / owner / "mine").mkdir(parents=True)
+    titles = [data.title(tmp_path / owner / "mine") for owner in "ab"]
+    assert titles[0] != titles[1] and all(re.fullmatch("mine.[0-9a-f]{6}", t) for t in titles)
+    monkeypatch.chdir(tmp_path / "a")
+    for same in ("mine", "./mine", "mine/", "../a/mine", Path("mine"), tmp_path / "b/../a/mine"):
+        assert data.title(same) == titles[0]
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "mine")
+    assert data.title("../link") == f"link.{titles[0][-6:]}"
+    assert [data.title(name) for name in ("svamp", "toy")] == ["svamp", "toy"]
+    assert data.title("google/flan-t5-small") == "google--flan-t5-small"
+    (tmp_path / "a" / "google" / "flan-t5-small").mkdir(parents=True)  # now a folder of this name
+    assert re.fullmatch("flan-t5-small.[0-9a-f]{6}", data.title("google/flan-t5-small"))
+
+
+def test_released_sets_and_the_toy_are_no_folders_and_two_have_values():
+    assert [name for name in data.MARKERS if data.by_value(name)] == ["svamp", "toy"]
+    assert not data.by_value("my/svamp") and not any(map(data.is_folder, data.MARKERS))
+    assert all(map(data.is_folder, ("my/svamp", "./toy", Path("mine"))))
 
 
 @pytest.mark.parametrize("n, cut", [(800, 80), (9_741, 975), (11, 2)])  # SVAMP, CQA
@@ -257,7 +317,7 @@ EXPRESSIONS = st.recursive(NUMBERS, lambda inner: (
     | inner.map("-{}".format) | inner.map("({})".format)), max_leaves=8)  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(EXPRESSIONS)
 def test_an_equation_has_the_value_that_exact_fractions_give_it(text):
     try:  # Python's own grammar as the oracle: the text is ours, of numbers and + - * / ( ) alone
@@ -289,57 +349,72 @@ def test_a_hostile_equation_has_no_value_and_costs_nothing(text):
 
 def test_no_random_text_makes_the_equation_reader_raise_or_take_ten_milliseconds():
     rng, values = random.Random(0), 0
-    for i in range(100_000):
+    for i in range(20_000):
         alphabet = "0123456789.+-*/() " if i % 2 else map(chr, rng.choices(range(0x110000), k=9))
         text = "".join(rng.choices([*alphabet], k=rng.randrange(1, 8 if i % 3 else 300)))
         assert seconds(text) < TEN_MS
         value = data.evaluate_equation(text)
         assert value is None or math.isfinite(value)
         values += value is not None
-    assert 1_000 < values < 50_000
+    assert 200 < values < 10_000
 
 
-def test_an_answer_is_judged_by_value_in_svamp_and_toy_and_else_by_its_text():
-    for name in ("svamp", "toy"):
-        assert data.is_correct(name, "(84 / 2)", "( 42.0 )")
-        assert data.is_correct(name, "1 / 3 * 3", "1") and data.is_correct(name, ".1 + .2", ".3")
-        assert not data.is_correct(name, "(84 / 2)", "( 42.001 )")
-        for text in ("", "x", "1 / 0"):  # two that have no value are not equal
-            assert not data.is_correct(name, text, text)
-    for name in ("cqa", "esnli", "anli1", "my/folder"):
-        assert data.is_correct(name, "red", "red") and not data.is_correct(name, "1", "1.0")
+def test_an_answer_is_judged_by_value_or_else_by_its_text():
+    for answer, label in (("(84 / 2)", "( 42.0 )"), ("1 / 3 * 3", "1"), (".1 + .2", ".3")):
+        assert data.is_correct(answer, label, by_value=True)
+        assert not data.is_correct(answer, label, by_value=False)
+    assert not data.is_correct("(84 / 2)", "( 42.001 )", by_value=True)
+    for text in ("", "x", "1 / 0", "7 apples"):  # two that have no value are not equal
+        assert not data.is_correct(text, text, by_value=True)
+        assert data.is_correct(text, text, by_value=False)
 
 
 # ---- ids and batches ----
 
 
-@released
-def test_ids_are_those_of_transformers_on_every_released_text():
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.T5Tokenizer.from_pretrained(SHARED / "t5")  # converts spiece.model
-    ours, texts = data.Tokenizer(SHARED / "t5" / "spiece.model"), ["a</s>b", "a </s> b", "</s>", ""]
-    assert len(ours) == len(theirs) == 32_100
-    assert ours.encode("a</s>b") == [3, 9, 1, 3, 115, 1]  # legacy: b has a space mark of its own
+def released_texts():
+    texts = ["a</s>b", "a </s> b", "</s>", "", " a  b ", "tab\there", "<pos>", "\ufb01ne", "\u6b63"]
     for name in ("svamp", "cqa", "anli1", "esnli"):
         for split in ("test", "train") if name in ("svamp", "cqa") else ("test",):
             for example in data.load(name, split, SHARED / "dss"):
                 texts += [f"predict: {example.input}", example.label]
                 if name in ("svamp", "cqa"):
                     texts += [f"explain: {example.input}", example.rationale, example.llm_label]
-    texts = list(dict.fromkeys(texts))
-    for text, ids in zip(texts, theirs(texts).input_ids, strict=True):
-        assert ours.encode(text) == ids, text
+    return list(dict.fromkeys(texts))
+
+
+@released
+def test_ids_are_those_of_transformers_on_every_released_text_and_of_a_saved_vocabulary(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    ours, texts = data.Tokenizer(SHARED / "t5" / "spiece.model"), released_texts()
+    ours.save(tmp_path)
+    assert files_of(tmp_path) == ["spiece.model", "tokenizer_config.json"]
+    published = transformers.T5Tokenizer.from_pretrained(SHARED / "t5")  # converts spiece.model
+    saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(ours) == len(published) == len(saved) == 32_100
+    assert ours.encode("a</s>b") == [3, 9, 1, 3, 115, 1]  # legacy: b has a space mark of its own
+    ids = [ours.encode(text) for text in texts]
+    theirs = published(texts).input_ids
+    assert [text for text, a, b in zip(texts, ids, theirs, strict=True) if a != b] == []
+    some = slice(None, None, 20)
+    assert saved(texts[some]).input_ids == ids[some]
+    assert (saved.pad_token_id, saved.eos_token_id, saved.unk_token_id) == (0, 1, 2)
+    assert data.Tokenizer(tmp_path / "spiece.model").encode(texts[-1]) == ids[-1]
+
+
+def files_of(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):  # the folder, the training examples and the tokenizer of the toy set
+def toy_set(tmp_path_factory):  # its folder, training examples and tokenizer
     root = tmp_path_factory.mktemp("datasets")
     examples = data.load("toy", "train", root)
     return root / "toy", examples, data.Tokenizer(root / "toy" / "spiece.model")
 
 
-def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy, tmp_path):
-    tokenizer = toy[2]
+def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy_set, tmp_path):
+    tokenizer = toy_set[2]
     ids = tokenizer.encode("Anna has 57 apples.</s>Ben has 9.")
     assert ids.count(1) == 2 and ids[-1] == 1
     for length in range(1, len(ids) + 3):
@@ -353,11 +428,12 @@ def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy, 
             data.Tokenizer(tmp_path / "spiece.model")
 
 
-def test_each_method_reads_and_writes_its_own_texts(toy):
+def test_each_method_reads_and_writes_its_own_texts(toy_set):
     def texts(method, labels="gold"):
         example = Example("5 apples", "( 5 )", "5 coins.", "( 6 )")
-        ((sources, targets),) = data.encode([example], toy[2], method, labels)
-        return [toy[2].decode(ids) for ids in sources], [toy[2].decode(ids) for ids in targets]
+        ((sources, targets),) = data.encode([example], toy_set[2], method, labels)
+        decode = toy_set[2].decode
+        return [decode(ids) for ids in sources], [decode(ids) for ids in targets]
 
     two = ["predict: 5 apples", "explain: 5 apples"]
     assert texts("finetune") == (["5 apples"], ["( 5 )"])
@@ -366,14 +442,14 @@ def test_each_method_reads_and_writes_its_own_texts(toy):
     assert texts("mi", "llm") == (two, ["( 6 )", "5 coins."])
 
 
-def test_long_texts_are_cut_at_1024_and_256_ids_and_a_single_target_keeps_its_label(toy):
+def test_long_texts_are_cut_at_1024_and_256_ids_and_a_single_target_keeps_its_label(toy_set):
     long = " ".join(["57"] * 2_000)
     for method in ("finetune", "mi"):
-        ((sources, targets),) = data.encode([Example(long, long, long, "")], toy[2], method)
+        ((sources, targets),) = data.encode([Example(long, long, long, "")], toy_set[2], method)
         assert {len(ids) for ids in sources} == {1_024} and {len(ids) for ids in targets} == {256}
         assert all(ids[-1] == 1 and 1 not in ids[:-1] for ids in sources + targets)
-    ((_, (target,)),) = data.encode([Example("5", "( 9 )", long, "")], toy[2], "single")
-    assert len(target) == 256 and toy[2].decode(target).endswith("57 57 The answer is ( 9 )")
+    ((_, (target,)),) = data.encode([Example("5", "( 9 )", long, "")], toy_set[2], "single")
+    assert len(target) == 256 and toy_set[2].decode(target).endswith("57 57 The answer is ( 9 )")
 
 
 ROWS = [  # of `encode`, of two tasks
@@ -383,57 +459,324 @@ ROWS = [  # of `encode`, of two tasks
 ]
 
 
-def test_a_batch_stacks_the_tasks_sorts_by_length_and_pads_with_zeros():
+def test_a_batch_stacks_its_tasks_sorted_by_length_and_padded_with_zeros():
     [(sources, (labels, rationales))], totals = data.collate(ROWS[:2], "cpu")
     assert sources.tolist() == [[5, 5, 1], [5, 1, 0], [6, 6, 1], [6, 1, 0]]
     assert labels.tolist() == [[7, 7, 1], [7, 1, 0]]
     assert rationales.tolist() == [[8, 1, 0], [8, 9, 1]]
-    assert totals == [5, 5, 2]  # label tokens, rationale tokens, examples
+    assert totals == dict(label_tokens=5, rationale_tokens=5, examples=2)
 
 
 def test_micro_batches_and_processes_share_a_batch_and_each_pads_to_its_own_longest():
     (first, second), totals = data.collate(ROWS, "cpu", micro_batch=2)
     assert [[t.tolist() for t in targets] for _, targets in (first, second)] == [
         [[[7, 7, 1], [7, 1, 0]], [[8, 1, 0], [8, 9, 1]]], [[[7, 1]], [[8, 9, 9, 1]]]]  # fmt: skip
-    assert second[0].tolist() == [[5, 1], [6, 1]] and totals == [7, 9, 3]
+    assert second[0].tolist() == [[5, 1], [6, 1]]
+    assert totals == dict(label_tokens=7, rationale_tokens=9, examples=3)
     [(sources, targets)], totals = data.collate(ROWS, "cpu", rank=1, world=2, trim=False)
-    assert sources.tolist() == [[5, 1], [6, 1]] and totals == [7, 9, 3]  # the whole batch's
+    assert sources.tolist() == [[5, 1], [6, 1]]
+    assert totals == dict(label_tokens=7, rationale_tokens=9, examples=3)  # the whole batch's
     assert [t.tolist() for t in targets] == [[[7, 1, 0]], [[8, 9, 1, 0]]]  # and its widths
 
 
-@pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("n, size", [(10, 4), (12, 4), (7, 1), (3, 25)])
-def test_batches_run_through_one_seeded_order_after_another(n, size, window):
-    lengths = np.random.default_rng(9).integers(1, 50, n)
-
+def test_batches_run_through_one_seeded_order_after_another(n, size):
     def take(count, seed, start=0):
-        stream = data.batches(lengths, size, seed, start, window)
-        return [batch.tolist() for batch in islice(stream, count)]
+        return [batch.tolist() for batch in islice(data.batches(n, size, seed, start), count)]
 
     first = take(6 * n, 0)
     assert {len(batch) for batch in first} == {size}
-    seen = np.bincount(sum(first, []), minlength=n)  # 6 n batches of `size` are 6 size epochs
-    assert set(seen.tolist()) == {6 * size}
+    orders = [np.random.default_rng([0, epoch]).permutation(n) for epoch in range(6 * size)]
+    assert sum(first, []) == np.concatenate(orders).tolist()
     assert take(6 * n, 0) == first != take(6 * n, 1)
     for start in (1, 2, n):
         assert take(n, 0, start) == first[start : start + n]
 
 
-def test_a_window_sorts_its_examples_by_length_and_shuffles_its_batches():
-    lengths = np.random.default_rng(9).permutation(96)
-    batches = list(islice(data.batches(lengths, 8, seed=0, window=12), 12))
-    assert sorted(np.concatenate(batches).tolist()) == list(range(96))
-    firsts = [lengths[batch].min() for batch in batches]
-    assert all(np.ptp(lengths[batch]) == 7 for batch in batches)
-    assert sorted(firsts) == list(range(0, 96, 8)) != firsts
+@pytest.mark.parametrize("trim", [True, False])
+@pytest.mark.parametrize("method", ["finetune", "mi"])
+def test_a_batchs_rows_come_by_target_length_then_source_length_then_order(toy_set, method, trim):
+    ids = data.encode(toy_set[1][:500], toy_set[2], method)
+    for batch in islice(data.batches(len(ids), 64, seed=3), 20):
+        rows = [ids[i] for i in batch]
+        rows.sort(key=lambda row: max(map(len, row[0])))  # two stable sorts, the last one first
+        rows.sort(key=lambda row: len(row[1][-1]))
+        [(sources, targets)], _ = data.collate([ids[i] for i in batch], "cpu", trim=trim)
+        expected = [row[0][task] for task in range(len(targets)) for row in rows]
+        assert [unpadded(row) for row in sources] == expected
+        for task, target in enumerate(targets):
+            assert [unpadded(row) for row in target] == [row[1][task] for row in rows]
+
+
+def unpadded(row):
+    return [i for i in row.tolist() if i != 0]
+
+
+# ---- labels, limits and vocabularies ----
+
+
+@pytest.fixture(params=["toy", pytest.param("t5", marks=released)])
+def tokenizer(request, toy_set):
+    return toy_set[2] if request.param == "toy" else data.Tokenizer(SHARED / "t5" / "spiece.model")
+
+
+def examples_of(labels, llm_labels=None):
+    pairs = zip(labels, llm_labels or [""] * len(labels), strict=True)
+    return [Example("One?", label, "so", llm) for label, llm in pairs]
+
+
+@pytest.mark.parametrize("label", [
+    "<pos>", "<neg>", '{"s": "pos"}', '{"s": "neg"}', r"\frac{3}{4}", "pos~", "~", "<", "{}",
+    "troms\u00f8", " spaces  within ", "two\nlines", "tab\there", "\ufb01ne", "\u00bd", "x\u00b2",
+    "\u6b63\u9762", "\U0001f600 good", "na\u00efve", "[x] ^ `y`", "e\u0301\u0301", "\uff21", "",
+])  # fmt: skip
+def test_a_student_that_writes_a_labels_exact_ids_is_right(tokenizer, label):
+    ids, gold = tokenizer.encode(label), tokenizer.normalise(label)
+    assert data.is_correct(tokenizer.decode([0, *ids, 0, 0]), gold, by_value=False)
+    assert gold == gold.strip()
+    data.check_labels(examples_of([label, label]), tokenizer)
+    # and where the label stands at the end of the single sequence
+    ((_, (target,)),) = data.encode(examples_of([label]), tokenizer, "single")
+    assert tokenizer.decode(target).rpartition(tokenizer.normalise(data.JOINER))[2].strip() == gold
+
+
+@pytest.mark.parametrize("one, other", [
+    ("<pos>", "<neg>"), ('{"s": "pos"}', '{"s": "neg"}'), ("pos~", "neg~"), ("yes", "no"),
+    (r"\frac{3}{4}", r"\frac{1}{4}"), ("troms\u00f8", "oslo"), ("a b", "ab"), ("1", "1.0"),
+    ("", "no"), ("<", "<pos>"), ("a <", "a<"), ("\u6b63 a", "\u8d1f b"),
+])  # fmt: skip
+def test_labels_that_differ_in_their_ids_are_accepted(tokenizer, one, other):
+    data.check_labels(examples_of([one, other]), tokenizer)
+    data.check_labels(examples_of([one, other], [other, one]), tokenizer, "llm")
+    assert tokenizer.normalise(one) != tokenizer.normalise(other)
+
+
+@pytest.mark.parametrize("one, other", [
+    ("\u6b63\u9762", "\u8d1f\u9762"), ("a < b", "a { b"), ("5 ~", "5 ^"), ("<pos", "{pos"),
+    ("\U0001f600", "\U0001f622"), ("troms\u00f8", "troms{"), ("\u6b63", "\u6b63\u9762"),
+    ("yes", "yes "), ("yes", "\n yes"), ("so many", "so  many"), ("a b", "a\tb"),
+    ("\ufb01ne", "fine"), ("5\u00b2", "52"), ("\uff11", "1"),
+])  # fmt: skip
+def test_labels_that_have_the_same_ids_are_refused_by_name(tokenizer, one, other):
+    assert tokenizer.encode(one) == tokenizer.encode(other)
+    with pytest.raises(InputError) as error:
+        data.check_labels(examples_of([other, "9", one, one]), tokenizer)
+    message = str(error.value)
+    assert repr(one) in message and repr(other) in message and "\n" not in message
+    assert "rename one" in message and "more" not in message
+
+
+def test_the_refusal_of_labels_covers_what_is_cut_or_ends_early(tokenizer):
+    long = "57 " * 300
+    with pytest.raises(InputError, match="57 57.*rename one"):
+        data.check_labels(examples_of([f"{long} 1", f"{long} 2"]), tokenizer)
+    with pytest.raises(InputError, match="'a</s>b' can't be written"):
+        data.check_labels(examples_of(["a", "a</s>b"]), tokenizer)
+
+
+@pytest.mark.parametrize("gold, llm, good", [
+    (["a < b", "c"], ["c", "a { b"], False),  # an answer like the teacher's would count as right
+    (["a < b", "c"], ["c", "a < b"], True), (["red", "blue"], ["red ", "\uff42lue"], True),
+    (["red", "blue"], ["<", "{"], False), (["red", "blue"], ["", "red\n"], True),
+])  # fmt: skip
+def test_a_teachers_label_may_not_pass_for_another_label(tokenizer, gold, llm, good):
+    data.check_labels(examples_of(gold, llm), tokenizer)  # where it is not trained on
+    if good:
+        data.check_labels(examples_of(gold, llm), tokenizer, "llm")
+    else:
+        with pytest.raises(InputError, match="have the same ids"):
+            data.check_labels(examples_of(gold, llm), tokenizer, "llm")
+
+
+def test_the_limit_of_answers_follows_the_longest_label_from_64_to_256(toy_set):
+    for numbers, limit in ((1, 64), (63, 64), (64, 65), (100, 101), (255, 256), (400, 256)):
+        labels = ["1", " ".join(["57"] * numbers)]
+        assert data.label_limit(examples_of(labels), toy_set[2]) == limit
+
+
+def numbers(n):  # n ids of the toy vocabulary, without the </s>
+    return " ".join(["57"] * n)
+
+
+# as long as each may be: with its prefix of two ids and its </s> the input has 1,024
+WHOLE = Example(numbers(1_021), numbers(255), numbers(255), numbers(255))
+
+
+@pytest.mark.parametrize("method, labels, changes, expected", [
+    ("mi", "gold", [{}], []),
+    ("mi", "gold", [{"input": numbers(1_022)}, {}], ["1 of 2 inputs long"]),
+    ("finetune", "gold", [{"input": numbers(1_023)}], []),  # it has no prefix
+    ("finetune", "gold", [{"input": numbers(1_024)}], ["1 of 1 inputs long"]),
+    ("dss", "gold", [{"rationale": numbers(256)}, {}, {"label": numbers(300)}],
+     ["1 of 3 rationales long", "1 of 3 labels long"]),
+    ("finetune", "gold", [{"rationale": numbers(256)}, {"rationale": "{"}, {"rationale": ""}], []),
+    ("mi", "gold", [{"rationale": ""}, {"rationale": " \n"}], ["2 of 2 rationales blank"]),
+    ("mi", "gold", [{"llm_label": ""}, {"llm_label": "{"}], []),
+    ("mi", "llm", [{"llm_label": ""}, {"llm_label": "{"}, {"label": ""}],
+     ["1 of 3 labels blank", "1 of 3 labels unknown"]),
+    ("mi", "gold", [{"input": "<"}, {"input": "5~"}, {"rationale": "\u6b63"}, {"label": "{5}"}],
+     ["2 of 4 inputs unknown", "1 of 4 rationales unknown", "1 of 4 labels unknown"]),
+    ("single", "gold", [{"label": "5", "rationale": numbers(n)} for n in (200, 251, 252, 253)],
+     ["2 of 4 rationales long"]),  # beside "The answer is 5" and the </s>
+    ("mi", "gold", [{"input": "5</s>7"}, {"rationale": "5</s>7"}, {"label": "</s>"}],
+     ["1 of 3 rationales end", "1 of 3 labels end"]),
+    ("dss", "gold", [{"input": ""}, {"input": "\u200b"}, {"input": "5"}], ["2 of 3 inputs blank"]),
+    ("mi", "gold", [{"rationale": "x{" * 300}],
+     ["1 of 1 rationales unknown", "1 of 1 rationales long"]),
+])  # fmt: skip
+def test_what_is_cut_unknown_or_blank_is_counted_in_one_line_a_kind(
+    toy_set, method, labels, changes, expected
+):
+    examples = [Example(**vars(WHOLE) | change) for change in changes]
+    words = {"blank": "blank", "characters": "unknown", "lose their ends": "long", "</s>": "end"}
+    lines = data.losses(examples, toy_set[2], method, labels)
+    kinds = [next(short for word, short in words.items() if word in line) for line in lines]
+    starts = [re.match(r"\d+ of \d+ \w+", line)[0] for line in lines]
+    assert [f"{start} {kind}" for start, kind in zip(starts, kinds)] == expected
+    assert not any("\n" in line for line in lines)
+
+
+def test_what_is_counted_as_cut_is_what_encoding_cuts(toy_set):
+    rng = random.Random(0)
+    for method in ("finetune", "single", "dss"):
+        lengths = [(rng.randrange(1_015, 1_030), rng.randrange(240, 260)) for _ in range(60)]
+        examples = [Example(numbers(a), "5", numbers(b), "") for a, b in lengths]
+        encoded = data.encode(examples, toy_set[2], method)
+        inputs = sum(toy_set[2].decode(sources[0]).count("57") < a
+                     for (sources, _), (a, _) in zip(encoded, lengths))  # fmt: skip
+        rationales = sum(toy_set[2].decode(targets[-1]).count("57") < b
+                         for (_, targets), (_, b) in zip(encoded, lengths))  # fmt: skip
+        expected = [f"{inputs} of 60 inputs"]
+        expected += [f"{rationales} of 60 rationales"] if method != "finetune" else []
+        lines = data.losses(examples, toy_set[2], method)
+        assert [re.match(r"\d+ of 60 \w+", line)[0] for line in lines] == expected
+        assert 0 < inputs < 60
+
+
+COUNTS = {  # what tests/MEASUREMENTS.md says of the released sets, with gold labels
+    ("svamp", "train"): ["11 of 800 rationales are blank"],
+    ("svamp", "test"): ["2 of 200 rationales are blank"],
+    ("cqa", "train"): [f"1 of 9,741 {kind} have characters that the vocabulary lacks"
+                       for kind in ("inputs", "rationales", "labels")],
+    ("cqa", "test"): [],
+    ("anli1", "test"): ["102 of 1,000 inputs have characters that the vocabulary lacks",
+                        "10 of 1,000 rationales are blank",
+                        "18 of 1,000 rationales have characters that the vocabulary lacks"],
+    ("esnli", "test"): ["1 of 9,824 inputs have characters that the vocabulary lacks"],
+}  # fmt: skip
+
+
+@released
+def test_released_sets_lose_what_is_known_and_none_of_their_labels_is_refused():
+    tokenizer = data.Tokenizer(SHARED / "t5" / "spiece.model")
+    found, sets = {}, {}
+    for name, split in COUNTS:
+        examples = data.load(name, split, SHARED / "dss")
+        found[name, split] = data.losses(examples, tokenizer, "mi")
+        sets[name] = sets.get(name, []) + examples
+    assert found == COUNTS
+    for name, examples in sets.items():
+        data.check_labels(examples, tokenizer, "llm")
+        assert data.label_limit(examples, tokenizer) == 64, name
+    (blank,) = data.losses(data.load("svamp", "train", SHARED / "dss"), tokenizer, "mi", "llm")[1:]
+    assert blank == "13 of 800 labels are blank"
+
+
+SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
+OWN = {token: i for i, token in enumerate([*reversed(SENTINELS), "<pad>", "</s>", "<unk>"])}
+
+
+def listed(tokens):  # as in tokenizer.json
+    return {"added_tokens": [{"id": 32_000 + i, "content": t} for i, t in enumerate(tokens)]}
+
+
+def decoded(tokens):  # as in tokenizer_config.json
+    return {"added_tokens_decoder": {str(32_000 + i): {"content": t} for i, t in enumerate(tokens)}}
+
+
+@pytest.mark.parametrize("name, content, added", [
+    ("added_tokens.json", OWN, None), ("added_tokens.json", {}, None),
+    ("added_tokens.json", OWN | {"{": 32_100}, "{"),
+    ("added_tokens.json", {"<extra_id_100>": 32_100}, "<extra_id_100>"),
+    ("tokenizer_config.json", {"extra_ids": 100}, None),
+    ("tokenizer_config.json", decoded(OWN), None),
+    ("tokenizer_config.json", decoded([*OWN, "<sep>"]), "<sep>"),
+    ("tokenizer_config.json", decoded(["\n"]), r"\\n"),
+    ("tokenizer.json", listed(OWN), None), ("tokenizer.json", {"model": {}}, None),
+    ("tokenizer.json", listed([*OWN, "[CODE]"]), r"\[CODE\]"),
+    ("tokenizer.json", listed(["the"]), "the"),
+])  # fmt: skip
+@pytest.mark.parametrize("has_pieces", [True, False])
+def test_tokens_that_were_added_to_a_vocabulary_are_refused_by_name(
+    toy_set, tmp_path, name, content, added, has_pieces
+):
+    (tmp_path / name).write_text(json.dumps(content))
+
+    def read():
+        if has_pieces:
+            shutil.copy(toy_set[0] / "spiece.model", tmp_path)
+            return data.Tokenizer(tmp_path / "spiece.model")
+        return data.find_weights(tmp_path)
+
+    if added is None:
+        assert read()
+    else:
+        words = f"added to the vocabulary[^\n]*'{added}'"
+        with pytest.raises(InputError, match=f"^[^\n]*{words}[^\n]*$"):
+            read()
+
+
+def test_a_token_that_is_a_piece_of_the_vocabulary_is_not_taken_for_an_added_one(toy_set, tmp_path):
+    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
+    piece = toy_set[2].pieces.id_to_piece(50)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(listed([*OWN, piece])))
+    assert len(data.Tokenizer(tmp_path / "spiece.model")) == len(toy_set[2])
+
+
+@pytest.mark.parametrize("name, content", [
+    ("tokenizer.json", "{"), ("tokenizer.json", "[]"), ("tokenizer.json", '{"added_tokens": [1]}'),
+    ("tokenizer.json", '{"added_tokens": 7}'), ("tokenizer_config.json", '"T5"'),
+    ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {}}}'),
+    ("tokenizer_config.json", '{"added_tokens_decoder": []}'), ("added_tokens.json", "[1]"),
+    ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {"content": null}}}'),
+])  # fmt: skip
+def test_a_damaged_file_beside_a_vocabulary_is_refused_by_name(toy_set, tmp_path, name, content):
+    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=f"^[^\n]*expected[^\n]*$") as error:
+        data.Tokenizer(tmp_path / "spiece.model")
+    assert name in str(error.value)
+
+
+def test_a_folder_with_tokenizer_json_alone_is_told_what_mends_it(toy_set, tmp_path):
+    with pytest.raises(FileNotFoundError, match="spiece.model: not there; expected a sentence"):
+        data.Tokenizer(tmp_path / "spiece.model")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(listed(OWN)))
+    assert data.find_weights(tmp_path) == tmp_path
+    with pytest.raises(FileNotFoundError, match="^[^\n]*tokenizer.json[^\n]*--tokenizer FILE$"):
+        data.Tokenizer(tmp_path / "spiece.model")
+    shutil.copy(toy_set[0] / "spiece.model", tmp_path / "mine.model")
+    assert data.Tokenizer(tmp_path / "mine.model").encode("57") == toy_set[2].encode("57")
+
+
+def test_the_toys_saved_vocabulary_gives_transformers_the_same_ids(toy_set, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    toy_set[2].save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["a</s>b", "", " a  b ", "<pos>", "\u6b63 5"]
+    for example in toy_set[1][:1_000]:
+        texts += [f"predict: {example.input}", f"explain: {example.input}", example.label,
+                  example.rationale, f"{data.JOINER} {example.llm_label}"]  # fmt: skip
+    assert theirs(texts).input_ids == [toy_set[2].encode(text) for text in texts]
+    assert len(theirs) == len(toy_set[2])
 
 
 # ---- the toy set ----
 
 
-def test_the_toy_set_is_the_same_bytes_for_the_seed(toy, tmp_path):
+def test_the_toy_set_is_the_same_bytes_for_the_seed(toy_set, tmp_path):
     data.load("toy", "test", tmp_path)
-    files = {path.name: path.read_bytes() for path in toy[0].rglob("*.*")}
+    files = {path.name: path.read_bytes() for path in toy_set[0].rglob("*.*")}
     assert {"toy_train.json", "toy_test.json", "train_CoT_0.json", "spiece.model"} <= set(files)
     again = {path.name: path.read_bytes() for path in (tmp_path / "toy").rglob("*.*")}
     assert [name for name in files if files[name] != again.get(name)] == []
@@ -441,15 +784,15 @@ def test_the_toy_set_is_the_same_bytes_for_the_seed(toy, tmp_path):
     assert (tmp_path / "toy" / "toy_train.json").read_bytes() != files["toy_train.json"]
 
 
-def test_the_toys_teacher_is_mostly_right_and_at_times_wrong_or_silent(toy):
-    right = [data.is_correct("toy", e.llm_label, e.label) for e in toy[1]]
-    silent = sum(e.rationale == e.llm_label == "" for e in toy[1])
+def test_the_toys_teacher_is_mostly_right_and_at_times_wrong_or_silent(toy_set):
+    right = [data.is_correct(e.llm_label, e.label, by_value=True) for e in toy_set[1]]
+    silent = sum(e.rationale == e.llm_label == "" for e in toy_set[1])
     assert 0.85 < np.mean(right) < 0.99 and 0 < silent < right.count(False)
-    assert all(data.evaluate_equation(e.label) is not None for e in toy[1])
+    assert all(data.evaluate_equation(e.label) is not None for e in toy_set[1])
 
 
-def test_the_toys_tokenizer_says_each_of_its_texts_and_each_number_in_one_piece(toy):
-    folder, train, tokenizer = toy
+def test_the_toys_tokenizer_says_each_of_its_texts_and_each_number_in_one_piece(toy_set):
+    folder, train, tokenizer = toy_set
     assert [n for n in range(2, 100) if len(tokenizer.encode(f"{n} {n}")) != 3] == []
     for example in train + data.load("toy", "test", folder.parent):
         for text in (f"predict: {example.input}", f"explain: {example.input}", example.rationale,

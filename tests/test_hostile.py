@@ -1,6 +1,6 @@
 """Broken and hostile files: each is refused in one line that names it, or loads; nothing else.
 
-    python -m pytest tests/test_hostile.py -q       # under a minute on one core
+    python -m pytest tests/test_hostile.py -q       # about 10 seconds on one core
     python tests/test_hostile.py 20000              # more of the fuzz, and what came of it
 
 A table of broken model folders, then a fuzz: random corruptions of a small model's files and of a
@@ -68,7 +68,6 @@ def rewritten(change):
     def write(raw):
         start = 8 + int.from_bytes(raw[:8], "little")
         header = json.loads(raw[8:start])
-        header["__metadata__"].pop(t5.CHECKSUM)  # the other checks must do without it
         if isinstance(change, dict):
             header[NORM] |= {field: value for field, value in change.items() if value != "gone"}
             header[NORM] = {k: v for k, v in header[NORM].items() if change.get(k) != "gone"}
@@ -87,62 +86,35 @@ def moved(by_first, by_last):
     return write
 
 
-def twice(header):
-    text = json.dumps(header)
-    return (text[:-1] + f', "{NORM}": {json.dumps(header[NORM])}}}').encode()
-
-
-def exchanged(raw):  # two tensors of one shape, in a header that is sound
-    other = NORM.replace("encoder", "decoder").encode()
-    return raw.replace(NORM.encode(), b"<a>").replace(other, NORM.encode()).replace(b"<a>", other)
-
-
-def flipped(raw):
-    return raw[:-5] + bytes([raw[-5] ^ 1]) + raw[-4:]
-
-
-def another_checksum(raw):
-    place = raw.index(t5.CHECKSUM.encode()) + len(t5.CHECKSUM) + 4
-    return raw[:place] + b"x" + raw[place + 1 :]
-
-
 def without(name):
     return lambda header: {k: v for k, v in header.items() if k != name}
 
 
 OFFSETS = "data_offsets"
-BAD_SAFE = {  # what stands in place of the file's bytes, words of the message
+BAD_SAFE = {  # what is written in place of the file's bytes; words of the message
     "empty": (lambda raw: b"", "header"), "7 bytes": (lambda raw: raw[:7], "header"),
     "no header": (lambda raw: bytes(8) + raw[8:], "header"),
-    "1 GB of header": (lambda raw: (10**9).to_bytes(8, "little") + raw[8:], "header would end"),
+    "1 GB of header": (lambda raw: (10**9).to_bytes(8, "little") + raw[8:], "header ends after"),
     "header to the end": (lambda raw: (len(raw) - 7).to_bytes(8, "little") + raw[8:], "header"),
-    "a page of HTML": (lambda raw: b"<html><body>sign in</body></html>", "header would end"),
+    "a page of HTML": (lambda raw: b"<html><body>sign in</body></html>", "header ends after"),
     "header not UTF-8": (lambda raw: packed(b'{"\xff": 1}', b""), "utf-8"),
-    "header cut": (lambda raw: packed(raw[8:99], raw[99:]), "the file"),
-    "header a list": (rewritten(lambda header: [header]), "the file"),
-    "header null": (rewritten(lambda header: None), "the file"),
+    "header cut": (lambda raw: packed(raw[8:99], raw[99:]), "header"),
+    "header a list": (rewritten(lambda header: [header]), "header"),
     "header of 10,000 lists": (lambda raw: packed(b"[" * 10_000, b""), "recursion"),
-    "a name twice": (rewritten(twice), "once"),
-    "a field twice": (lambda raw: packed(b'{"a": {"dtype": "F32", "dtype": "F32"}}', b""), "once"),
-    "metadata a number": (rewritten(lambda header: header | {"__metadata__": 7}), "the file"),
     "entry a number": (rewritten(lambda header: header | {NORM: 7}), NORM),
     **{f"no {field}": (rewritten({field: "gone"}), f"{NORM} {field}")
        for field in ("dtype", "shape", OFFSETS)},
-    **{f"type {x}": (rewritten({"dtype": x}), NORM) for x in ("I32", "F8_E4M3", "", ["F32"], None)},
+    **{f"type {x}": (rewritten({"dtype": x}), NORM) for x in ("I32", "F8_E4M3", ["F32"], None)},
     "another type": (rewritten({"dtype": "F16"}), f"{NORM} size"),
     **{f"shape {str(x)[:20]}": (rewritten({"shape": x}), NORM) for x in (
-        None, 4, "4", "", {}, [4.0], [True, 4], [-4, -1], [-1], ["4"], [[4]], [None], [5], [],
-        [0, 10**30], [10**30], [10**400], [float("nan")])},
+        None, 4, "4", {}, [4.0], [True, 4], [-4, -1], [[4]], [5], [], [0, 10**30], [10**400],
+        [float("nan")])},
     **{f"offsets {x}": (rewritten({OFFSETS: x}), NORM) for x in (
-        None, 16, [0], [0, 16, 32], ["0", "16"], [0.0, 16.0], [False, True], [-16, 0], [16, 0],
-        [10**9, 10**9 + 16], [10**400, 10**400 + 16], {"0": 16}, [0, float("inf")])},
-    "an overlap": (moved(-4, -4), "neighbour"), "a hole": (moved(4, 4), "neighbour"),
+        None, [0], [0, 16, 32], ["0", "16"], [0.0, 16.0], [False, True], [-16, 0], [16, 0],
+        [10**9, 10**9 + 16], [10**400, 10**400 + 16], [0, float("inf")])},
     "longer than its shape": (moved(0, 4), f"{NORM} size"),
     "no data": (lambda raw: raw[: 8 + int.from_bytes(raw[:8], "little")], "after the file"),
     "the last byte gone": (lambda raw: raw[:-1], "after the file"),
-    "more bytes": (lambda raw: raw + bytes(4), "after its last"),
-    "a bit of data": (flipped, "checksum"), "tensors exchanged": (exchanged, "checksum"),
-    "another checksum": (another_checksum, "checksum"),
 }  # fmt: skip
 
 
@@ -171,9 +143,9 @@ BAD_SAFE |= {
     "a tensor of nothing": (reshaped(4, 0), f"{NORM} (4, 0) (4,)"),
     "a matrix": (reshaped(2, 2), f"{NORM} (2, 2) (4,)"),
     "a decoder embedding of its own": (with_tensors(
-        lambda t: t | {t5.EMBEDDINGS[2]: torch.ones(9, 4)}), "decoder.embed_tokens not equal"),
+        lambda t: t | {t5.EMBEDDINGS[2]: torch.ones(9, 4)}), "decoder.embed_tokens differs"),
     "embeddings of two shapes": (with_tensors(
-        lambda t: t | {t5.EMBEDDINGS[1]: torch.ones(8, 4)}), "encoder.embed_tokens not equal"),
+        lambda t: t | {t5.EMBEDDINGS[1]: torch.ones(8, 4)}), "encoder.embed_tokens differs"),
 }  # fmt: skip
 
 
@@ -191,25 +163,24 @@ BAD_CONFIG = {
         ("num_decoder_layers", 3, "decoder.block.2"), ("feed_forward_proj", "gated-gelu", "wi_0"),
         ("tie_word_embeddings", False, "lm_head.weight missing (9, 4)"),
         ("relative_attention_num_buckets", 9, "relative_attention_bias (8, 3) (9, 3)"),
-        ("d_model", 2**20, "shared.weight"), ("num_layers", 256, "encoder.block.2"))},
+        ("d_model", 2**20, "shared.weight"), ("num_layers", 20, "encoder.block.2"))},
     **{f"{field} {value}": (config_with(**{field: value}), field)  # no size at all
-       for field in ("d_model", "num_layers") for value in (
-        0, -1, 10**12, 10**18, 10**400, 1.5, float("nan"), float("inf"), True, None, "4", [4])},
-    **{f"{field} {value}": (config_with(**{field: value}), "")
-       for field in ("vocab_size", "dropout_rate") for value in (
-        -1, 10**12, float("nan"), float("inf"), None, "4", [4])},
-    **{f"{field} {value}": (config_with(**{field: value}), words) for field, value, words in (
-        ("feed_forward_proj", "silu\n", r"silu\n"), ("feed_forward_proj", 4, "feed_forward_proj"),
-        ("tie_word_embeddings", "no", "tie"), ("scale_decoder_outputs", 1, "scale"),
-        ("relative_attention_num_buckets", 3, "max_distance is too small"),
-        ("relative_attention_max_distance", 4, "max_distance is too small"),
-        ("layer_norm_epsilon", float("nan"), "epsilon"))},
-    "empty": (lambda raw: b"", ""), "cut": (lambda raw: raw[:99], ""),
+       for field in ("vocab_size", "d_model", "num_layers") for value in (
+        0, -1, 10**12, 10**400, 1.5, float("inf"), True, None, "4", [4])},
+    **{f"{field} {value}": (config_with(**{field: value}), field) for field, value in (
+        ("dropout_rate", 1), ("dropout_rate", -0.1), ("dropout_rate", float("nan")),
+        ("dropout_rate", None), ("feed_forward_proj", 4), ("feed_forward_proj", ["relu"]),
+        ("tie_word_embeddings", "no"), ("scale_decoder_outputs", None), ("num_tokens", 0),
+        ("relative_attention_num_buckets", 3), ("relative_attention_max_distance", 4),
+        ("layer_norm_epsilon", float("nan")), ("model_type", {}), ("eos_token_id", [1]))},
+    "two lines": (config_with(feed_forward_proj="silu\n"), r"feed_forward_proj silu\n"),
+    "empty": (lambda raw: b"", "JSON"), "cut": (lambda raw: raw[:99], "JSON"),
     "not UTF-8": (lambda raw: raw.replace(b"relu", b"rel\xfc"), "utf-8"),
     "with a BOM": (lambda raw: b"\xef\xbb\xbf" + raw, "BOM"),
     "of 10,000 lists": (lambda raw: b"[" * 10_000, "recursion"),
-    **{f"only {text}": (lambda raw, text=text: text, "") for text in (
-        b"[]", b"null", b"7", b'"T5"', b"{}", b"NaN")},
+    **{f"only {text}": (lambda raw, text=text: text, "JSON object") for text in (
+        b"[]", b"null", b"7", b'"T5"', b"NaN")},
+    "of another size": (lambda raw: b"{}", f"{SAFE} shared.weight (9, 4) (32128, 512)"),
 }  # fmt: skip
 
 
@@ -275,7 +246,7 @@ def test_a_broken_safetensors_file_is_refused_in_one_line(folder, change, words)
 
 
 @pytest.mark.parametrize("change, words", BAD_CONFIG.values(), ids=BAD_CONFIG)
-def test_a_config_that_is_none_or_contradicts_the_tensors_is_refused(folder, change, words):
+def test_a_config_that_is_not_one_or_contradicts_the_tensors_is_refused(folder, change, words):
     (folder / CONFIG).write_bytes(change((folder / CONFIG).read_bytes()))
     place = SAFE if words.startswith(SAFE) else CONFIG
     message = refusal(lambda: t5.load(folder), folder / place)
@@ -295,15 +266,6 @@ def test_a_folder_in_place_of_a_file_is_refused(folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     refusal(lambda: t5.load(folder), folder / name)
-
-
-def test_a_file_without_our_checksum_loads_as_that_of_others(folder):
-    expected = t5.read_safetensors(folder / SAFE)
-    (folder / SAFE).write_bytes(rewritten(lambda header: header)((folder / SAFE).read_bytes()))
-    assert t5.CHECKSUM.encode() not in (folder / SAFE).read_bytes()
-    found = t5.read_safetensors(folder / SAFE)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 # ---- vocabularies
@@ -329,7 +291,7 @@ def test_a_broken_vocabulary_is_refused_in_one_line(toy, tmp_path, content):
 def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_run_begins(toy, folder):
     flags = ["--weights", folder, "--tokenizer", toy / "toy" / PIECES, "--data-root", toy,
              "--out", folder / "runs"]  # fmt: skip
-    with pytest.raises(t5.InputError, match="pieces, more than the 9 rows of the model's embed"):
+    with pytest.raises(t5.InputError, match="the model has 9 rows"):
         train.main([*map(str, flags)])
     assert not (folder / "runs").exists()
 
@@ -360,17 +322,6 @@ def corrupted(raw, rng):
             a, b = raw[i : i + size], raw[j : j + size]
             raw[j : j + size], raw[i : i + size] = a, b  # two blocks exchanged
     return bytes(raw)
-
-
-def test_every_corruption_of_the_data_in_our_own_weights_is_refused(folder):
-    raw, rng, refused = (folder / SAFE).read_bytes(), random.Random(0), 0
-    start = 8 + int.from_bytes(raw[:8], "little")
-    for _ in range(300):
-        if (bad := raw[:start] + corrupted(raw[start:], rng)) != raw:
-            (folder / SAFE).write_bytes(bad)
-            refusal(lambda: t5.load(folder), folder / SAFE)
-            refused += 1
-    assert refused > 200
 
 
 def weights(root):
@@ -453,8 +404,6 @@ def test_a_random_corruption_is_refused_in_one_line_or_loads(name, tmp_path):
     count = 2 * FUZZED[name][0]
     results = fuzz_in_a_process(name, count, tmp_path / "fuzz")
     assert results.total() == count and results["refused"] > 0.1 * count
-    if name.endswith(SAFE):  # a checksum stands in it
-        assert results["loads another"] == 0
 
 
 if __name__ == "__main__":

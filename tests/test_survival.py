@@ -1,4 +1,4 @@
-"""What happens to runs: kills, signals, full disks, a second run, more than one process.
+"""What becomes of a run: kills, signals, full disks, a second run, more than one process.
 
     python -m pytest tests/test_survival.py
     python tests/test_survival.py 50     # kill a run at 50 random moments; nothing may be lost
@@ -25,13 +25,6 @@ import t5
 
 TRAIN = str(Path(__file__).resolve().parent.parent / "train.py")
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # two torchs at once share two cores
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    data.write_toy(root, {"train": 200, "test": 20})
-    return root
 
 
 def command(root, out, *flags):
@@ -70,12 +63,14 @@ def assert_same_run(a, b):
         one, other = (t5.read_safetensors(run / part / "model.safetensors") for run in (a, b))
         assert all(torch.equal(one[name], other[name]) for name in one)
     for one, other in zip(log_of(a), log_of(b), strict=True):
-        assert {**one, "seconds": 0, "examples": 0} == {**other, "seconds": 0, "examples": 0}
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    seconds = [line["seconds"] for line in log_of(b)]
+    assert seconds == sorted(seconds)  # of the whole run, over its processes
     timeless = [json.loads((run / "metrics.json").read_text()) | {"seconds": 0} for run in (a, b)]
     assert timeless[0] == timeless[1]
 
 
-def kill_and_resume(root, folder, kills, seed=0, steps=60):
+def kill_and_resume(root, folder, kills, seed=0, steps=40):
     """Kill a run at random moments and resume it until it has been killed so many times."""
     rng, whole, cut = random.Random(seed), folder / "whole", folder / "killed"
     began = time.time()
@@ -85,7 +80,8 @@ def kill_and_resume(root, folder, kills, seed=0, steps=60):
         if any(cut.glob("*/metrics.json")):  # it got to the end: look, and begin another
             assert_same_run(the_run(whole), the_run(cut))
             cut.rename(folder / f"done-{time.time_ns()}")
-        process = start(command(root, cut, "--steps", steps, "--resume"))
+        resume = ["--resume"] if any(cut.glob("*")) else []  # else killed before it made its folder
+        process = start(command(root, cut, "--steps", steps, *resume))
         try:
             process.wait(rng.uniform(0.3, 1.0) * lasts if kills else 300)
             assert process.returncode == 0, process.stderr.read()
@@ -97,58 +93,50 @@ def kill_and_resume(root, folder, kills, seed=0, steps=60):
 
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(toy, tmp_path):
-    kill_and_resume(toy, tmp_path, kills=6)
+    kill_and_resume(toy, tmp_path, kills=3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_step_and_the_run_resumes_from_it(toy, tmp_path, number):
+STOPPING = ("train.py: stopping after this micro-batch, or the validation under way, and saving; "
+            "a second signal stops at once\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_state_and_a_second_run_is_refused(toy, tmp_path, number):
     flags = ("--steps", 3_000, "--eval-every", 3_000)
-    process = start(command(toy, tmp_path / "cut", *flags))
-    wait_for(lambda: any(tmp_path.glob("cut/*/lock")), process)
+    process = start(command(toy, tmp_path, *flags))
+    wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
+    second = finish(command(toy, tmp_path, *flags)) if number == signal.SIGINT else None
     time.sleep(1.0)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert err == "train.py: stopping after this step, which is saved; again to stop at once\n"
-    assert "all of it saved: go on with --resume" in out
-    state = torch.load(the_run(tmp_path / "cut") / "state.pt", weights_only=True)
-    assert 0 < state["step"] == len(log_of(the_run(tmp_path / "cut")))
+    assert process.returncode == 128 + number and err == STOPPING, err
+    state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)
+    assert 0 < state["step"] == len(log_of(the_run(tmp_path)))
+    assert f"stopped after step {state['step']}, which is saved: go on with --resume" in out
+    if second:  # it came while the first was at work
+        assert second.returncode == 2 and "was begun: go on with --resume" in second.stderr
 
 
-def test_a_second_run_in_the_same_folder_is_refused_by_the_name_of_the_first(toy, tmp_path):
-    first = start(command(toy, tmp_path, "--steps", 3_000))
-    wait_for(lambda: any(tmp_path.glob("*/state.pt")), first)
-    second = finish(command(toy, tmp_path, "--steps", 3_000, "--resume"))
-    first.kill()
-    first.communicate()
-    assert second.returncode == 2
-    assert f"is being trained by process {first.pid}:" in second.stderr
-    again = start(command(toy, tmp_path, "--steps", 3_000, "--resume"))  # a dead one holds nothing
-    wait_for(lambda: the_run(tmp_path).joinpath("lock").read_text() == str(again.pid), again)
-    again.kill()
-    again.communicate()
-
-
-def test_other_settings_are_named_and_refused(toy, tmp_path):
-    run = start(command(toy, tmp_path, "--steps", 3_000))
-    wait_for(lambda: any(tmp_path.glob("*/state.pt")), run)
+@pytest.fixture(scope="module")
+def begun(toy, tmp_path_factory):
+    """The output folder of a run that was killed after its first save."""
+    out = tmp_path_factory.mktemp("begun")
+    run = start(command(toy, out, "--steps", 3_000))
+    wait_for(lambda: any(out.glob("*/state.pt")), run)
     run.kill()
     run.communicate()
-    other = tmp_path / "other"
-    data.write_toy(other, {"train": 200, "test": 20}, seed=1)  # another vocabulary
-    changed = finish(command(toy, tmp_path, "--steps", 3_000, "--resume", "--tokenizer",
-                             other / "toy" / "spiece.model"))  # fmt: skip
+    return out
+
+
+def test_another_vocabulary_is_named_and_refused(toy, begun, tmp_path):
+    data.write_toy(tmp_path, {"train": 200, "test": 20}, seed=1)
+    changed = finish(command(toy, begun, "--steps", 3_000, "--resume", "--tokenizer",
+                             tmp_path / "toy" / "spiece.model"))  # fmt: skip
     assert changed.returncode == 2 and "begun with other settings: vocabulary" in changed.stderr
-    settings = finish(command(toy, tmp_path, "--steps", 3_000))
-    assert settings.returncode == 2 and "go on with --resume" in settings.stderr
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, tmp_path):
-    first = start(command(toy, tmp_path, "--steps", 3_000))
-    wait_for(lambda: any(tmp_path.glob("*/state.pt")), first)
-    first.kill()
-    first.communicate()
-    folder = the_run(tmp_path)
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, begun):
+    tmp_path, folder = begun, the_run(begun)
     before = (folder / "state.pt").read_bytes()
     limit = len(before) - 1_000  # bytes that a file may have: the weights fit, the state does not
     full = finish(
@@ -175,13 +163,23 @@ def test_output_into_a_pipe_has_no_control_characters_and_a_broken_pipe_is_silen
     assert process.wait(60) == 1 and process.stderr.read() == ""
 
 
+def workers(process):
+    """The process numbers of torchrun's workers, by rank."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+    def rank(child):
+        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        return next(int(x[5:]) for x in environment if x.startswith(b"RANK="))
+
+    return sorted(map(int, children), key=rank)
+
+
 def torchrun(n, *rest):
     return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(n),
             "--master_port", str(random.randint(20_000, 60_000)), *rest]  # fmt: skip
 
 
-@pytest.mark.parametrize("mi", ["paper", "released"])
-@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize("mi, size", [("paper", 8), ("released", 7)])
 def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, mi, size):
     # a small rate: each step of training magnifies the rounding of the steps before
     flags = ("--steps", 10, "--mi", mi, "--batch-size", size, "--lr", "2e-4")
@@ -201,12 +199,27 @@ def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, m
 def test_a_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path):
     process = start(torchrun(2, *command(toy, tmp_path, "--steps", 30_000)[1:]))
     wait_for(lambda: any(tmp_path.glob("*/state.pt")), process)
-    first = int((the_run(tmp_path) / "lock").read_text())
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    (other,) = [int(child) for child in children if int(child) != first]
-    os.kill(other, signal.SIGKILL)
+    os.kill(workers(process)[1], signal.SIGKILL)
     assert process.wait(90) != 0
     process.communicate()
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_and_saves(toy, tmp_path):
+    flags = ("--steps", 3_000, "--eval-every", 3_000)
+    process = start(torchrun(2, *command(toy, tmp_path, *flags)[1:]))
+    wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
+    time.sleep(3.0)
+    os.kill(workers(process)[1], signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode != 0 and err.count(STOPPING) >= 1 and "all_reduce" not in err
+    state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)
+    assert 0 < state["step"] == len(log_of(the_run(tmp_path)))
+    assert f"stopped after step {state['step']}, which is saved: go on with --resume" in out
+    resumed = torchrun(2, *command(toy, tmp_path, *flags)[1:], "--resume")
+    process = start(resumed)
+    wait_for(lambda: len(log_of(the_run(tmp_path))) > state["step"], process)  # it goes on
+    process.terminate()
+    process.communicate(timeout=60)
 
 
 if __name__ == "__main__":

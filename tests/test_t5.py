@@ -5,12 +5,14 @@
     python -m pytest tests/test_t5.py -q -k "not small"     # without the full-size models
 
 The ladder, for random weights that transformers wrote, tiny and full-size: logits within 1e-4,
-loss within 1e-5, each gradient within 1e-3 of its norm, 64 greedy ids equal, and the way back.
-Then files, decoding, half precision, errors. No two dimensions are equal.
+loss within 1e-5, each gradient within 1e-3 of its norm, 64 greedy ids equal; then what we save,
+read by transformers. Then files, other people's folders, decoding, half precision, errors.
+No two dimensions are equal.
 """
 
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 from itertools import product
 from tempfile import TemporaryDirectory
@@ -95,14 +97,17 @@ def assert_near(ours, theirs, atol):
 
 # ---- shapes and buckets
 
-@pytest.mark.parametrize("preset, size", [("small", 60_506_624), ("base", 222_903_552),
+@pytest.mark.parametrize("preset, size", [
+                         ("tiny", 189_440), ("small", 60_506_624), ("base", 222_903_552),
                          ("v1_1-small", 76_961_152), ("v1_1-base", 247_577_856)])  # fmt: skip
 def test_a_preset_has_the_published_number_of_parameters_and_runs_on_another_device(preset, size):
+    rows = 384 if preset == "tiny" else 32_128  # of the toy task's vocabulary, and of T5's own
     with torch.device("meta"):  # tensors with a shape and no contents
-        model, ids = t5.T5(t5.PRESETS[preset]), torch.zeros(B, T, dtype=torch.long)
+        model = t5.T5(replace(t5.PRESETS[preset], vocab_size=rows))
+        ids = torch.zeros(B, T, dtype=torch.long)
     assert sum(p.numel() for p in model.parameters()) == size
-    logits = model(ids, ids)  # what forgets its device is made on the CPU, and can't be added
-    assert logits.is_meta and logits.shape == (B, T, 32_128)
+    logits = model(ids, ids)  # what forgets its device is made on the CPU, and cannot be added
+    assert logits.is_meta and logits.shape == (B, T, rows)
 
 
 def test_relative_buckets_are_those_of_transformers():
@@ -247,6 +252,151 @@ def test_safetensors_files_are_those_of_the_safetensors_package(tmp_path):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)  # names and types too
 
 
+# ---- other people's folders
+
+SIZES = {name: value for name, value in asdict(TINY).items()
+         if type(value) is int and name != "num_tokens"}  # fmt: skip
+
+
+def written_by_transformers(folder, family="T5", model="ForConditionalGeneration", **settings):
+    """A tiny model of this family, written by transformers as its users would write it."""
+    config = getattr(transformers, f"{family}Config")(**SIZES | settings)
+    torch.manual_seed(0)
+    theirs = getattr(transformers, family + model)(config).eval()
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+FOREIGN = {  # what transformers is asked to write; what our message must say
+    "decoder starts with 2": (dict(decoder_start_token_id=2), "decoder_start_token_id 0, 2"),
+    "decoder starts with </s>": (dict(decoder_start_token_id=1), "decoder_start_token_id 0, 1"),
+    "padding is 3": (dict(pad_token_id=3, decoder_start_token_id=0), "pad_token_id 0, 3"),
+    "end mark is 2": (dict(eos_token_id=2), "eos_token_id 1, 2"),
+    "two end marks": (dict(eos_token_id=[1, 5]), "eos_token_id 1, [1, 5]"),
+    "mT5": (dict(family="MT5", feed_forward_proj="gated-gelu"), "model_type 't5', 'mt5'"),
+    "UMT5": (dict(family="UMT5", feed_forward_proj="gated-gelu"), "model_type 't5', 'umt5'"),
+    "Switch": (dict(family="SwitchTransformers", num_sparse_encoder_layers=0,
+                    num_sparse_decoder_layers=0), "model_type 't5', 'switch_transformers'"),
+    "gated silu": (dict(feed_forward_proj="gated-silu"), "feed_forward_proj 'gated-silu'"),
+    "gated relu": (dict(feed_forward_proj="gated-relu"), "feed_forward_proj 'gated-relu'"),
+    "plain gelu": (dict(feed_forward_proj="gelu"), "feed_forward_proj 'gelu'"),
+    "exact gelu": (dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu"),
+                   "dense_act_fn 'gelu_new', 'gelu'"),
+    "gated by its flag only": (dict(is_gated_act=True), "is_gated_act False, True"),
+    "another epsilon": (dict(layer_norm_epsilon=1e-5), "layer_norm_epsilon 1e-06, 1e-05"),
+    "encoder only": (dict(model="EncoderModel"), "decoder.block.0 missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, words", FOREIGN.values(), ids=FOREIGN)
+def test_a_model_that_is_not_built_here_is_refused_by_its_field(tmp_path, settings, words):
+    written_by_transformers(tmp_path, **settings)
+    with pytest.raises(t5.InputError) as error:
+        t5.load(tmp_path)
+    message = str(error.value)
+    assert message.startswith(str(tmp_path)) and message.isprintable(), message
+    assert all(word in message for word in words.split()), message
+
+
+def sharded(theirs, folder, name):
+    """Write the model in three files of the form that `name` has, and their index."""
+    theirs.save_pretrained(folder)
+    tensors = t5.read_safetensors(folder / SAFE)
+    (folder / SAFE).unlink()
+    stem, ending = name.split(".")
+    files = {key: f"{stem}-{i % 3}.{ending}" for i, key in enumerate(tensors)}
+    write = torch.save if name == BIN else t5.write_safetensors
+    for file in set(files.values()):
+        write({key: tensors[key] for key in tensors if files[key] == file}, folder / file)
+    (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": files}))
+
+
+@torch.no_grad()
+@both_versions
+@pytest.mark.parametrize("write", [
+    lambda theirs, folder: theirs.save_pretrained(folder, max_shard_size="9KB"),
+    lambda theirs, folder: theirs.bfloat16().save_pretrained(folder, max_shard_size="9KB"),
+    lambda theirs, folder: theirs.half().save_pretrained(folder),
+    lambda theirs, folder: sharded(theirs, folder, SAFE),
+    lambda theirs, folder: sharded(theirs, folder, BIN),
+], ids=["shards", "bf16 in shards", "fp16", "three shards", "three pickles"])  # fmt: skip
+def test_shards_and_half_precision_give_the_logits_of_transformers(tmp_path, config, write):
+    theirs, batch = lively(transformers_t5, config), make_batch(config)
+    write(theirs, tmp_path)
+    assert_near(t5.load(tmp_path)(*batch), their_output(theirs.float(), *batch).logits, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_whole_file_is_read_rather_than_shards_that_lie_beside_it(tmp_path):
+    sharded(lively(transformers_t5, TINY).half(), tmp_path, BIN)
+    theirs, batch = transformers_t5(TINY).eval(), make_batch(TINY)
+    theirs.save_pretrained(tmp_path)
+    assert_near(t5.load(tmp_path)(*batch), their_output(theirs, *batch).logits, atol=1e-4)
+
+
+FLAN_T5_SMALL = {  # its config.json, but for the sizes, which are TINY's here
+    "architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0,
+    "dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
+    "initializer_factor": 1.0, "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06,
+    "model_type": "t5", "n_positions": 512, "output_past": True, "pad_token_id": 0,
+    "tie_word_embeddings": False, "transformers_version": "4.23.1", "use_cache": True,
+}  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", [
+    {}, {"dense_act_fn": "gelu_new", "is_gated_act": True}, {"model_type": None},
+    dict.fromkeys(["decoder_start_token_id", "pad_token_id", "eos_token_id"]),
+], ids=["as published", "as saved by transformers 4", "of no type", "without ids"])  # fmt: skip
+def test_the_config_of_flan_t5_loads_with_and_without_its_optional_fields(tmp_path, change):
+    theirs, batch = lively(transformers_t5, TINY_V1_1), make_batch(TINY_V1_1)
+    theirs.save_pretrained(tmp_path)
+    fields = FLAN_T5_SMALL | SIZES | change
+    fields = {name: value for name, value in fields.items() if value is not None}
+    (tmp_path / CONFIG).write_text(json.dumps(fields))
+    ours = t5.load(tmp_path)
+    assert ours.config == replace(TINY_V1_1, num_tokens=97)
+    assert_near(ours(*batch), their_output(theirs, *batch).logits, atol=1e-4)
+
+
+BAD_SHARDS = {  # what is done to the folder, what the message must say
+    "a shard is missing": (
+        lambda folder: (folder / "model-1.safetensors").unlink(),
+        ["model-1.safetensors: not there, though model.safetensors.index.json names it"]),
+    "a shard is cut": (
+        lambda folder: os.truncate(folder / "model-1.safetensors", 3_000),
+        ["model-1.safetensors", "ends after the file does"]),
+    "a shard without its tensors": (
+        lambda folder: shutil.copy(folder / "model-0.safetensors", folder / "model-1.safetensors"),
+        ["index.json", "is missing"]),
+    "the index leads elsewhere": (
+        lambda folder: (folder / f"{SAFE}.index.json").write_text(
+            json.dumps({"weight_map": {"shared.weight": "../model-1.safetensors"}})),
+        ["../model-1.safetensors: not there"]),
+    "the index has no map": (
+        lambda folder: (folder / f"{SAFE}.index.json").write_text('{"metadata": {}}'),
+        ["index.json", "expected a weight_map"]),
+    "the index is cut": (
+        lambda folder: os.truncate(folder / f"{SAFE}.index.json", 99),
+        ["index.json", "expected a JSON object"]),
+    "weights of another library": (
+        lambda folder: (folder / f"{SAFE}.index.json").rename(folder / "tf_model.h5"),
+        ["expected model.safetensors or pytorch_model.bin", "found neither"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, words", BAD_SHARDS.values(), ids=BAD_SHARDS)
+def test_shards_that_are_not_whole_are_refused_in_one_line(tmp_path, change, words):
+    sharded(transformers_t5(TINY), tmp_path, SAFE)
+    t5.load(tmp_path)
+    change(tmp_path)
+    with pytest.raises((t5.InputError, FileNotFoundError)) as error:
+        t5.load(tmp_path)
+    message = str(error.value)
+    assert message.startswith(str(tmp_path)) and message.isprintable(), message
+    assert all(word in message for word in words), message
+
+
 # ---- decoding and padding
 
 @both_versions
@@ -260,30 +410,57 @@ def test_an_id_that_names_no_token_is_never_generated(config):
     assert ids.max() < config.num_tokens and log_probs.isfinite().all()
 
 
-def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
-    """Exchange the rows of an untied head for </s> and some id: </s> is then written where the id
-    was, all before it stays, and all after it is 0 with log-probability 0."""
-    model, (input_ids, _) = lively(t5.T5, TINY_V1_1), make_batch(TINY_V1_1)
-    ids, log_probs = model.generate(input_ids, 12)
+def with_an_end(model, ids, log_probs):
+    """Exchange the rows of an untied head for </s> and some id that one row holds: </s> is then
+    written where the id was, all before it stays, and all after it is 0 with log-probability 0."""
     chosen = ids[1, 4].item()
     assert EOS not in ids and not all(chosen in row for row in ids)
     for row, log_prob in zip(ids, log_probs):
         end = [*row.tolist(), chosen].index(chosen)
         row[end : end + 1], row[end + 1 :], log_prob[end + 1 :] = EOS, PAD, 0
-    head = model.head.weight.data
-    head[[EOS, chosen]] = head[[chosen, EOS]]
-    for at_once in (B, 2):  # 2: in two batches
-        ended_ids, ended_log_probs = model.generate(input_ids, 12, at_once)
-        assert torch.equal(ended_ids, ids)
-        assert_near(ended_log_probs, log_probs, atol=1e-4)
+    model.head.weight.data[[EOS, chosen]] = model.head.weight.data[[chosen, EOS]]
+    return ids, log_probs
 
 
-@both_versions
-@pytest.mark.parametrize("at_once", [B, B - 1])
-def test_a_batch_is_decoded_as_each_row_alone(config, at_once):
+with_and_without_ends = pytest.mark.parametrize(
+    "config, ends", [(TINY, False), (TINY_V1_1, False), (TINY_V1_1, True)],
+    ids=["v1.0", "v1.1", "v1.1 with ends"])  # fmt: skip
+
+
+@with_and_without_ends
+def test_generate_of_transformers_with_its_defaults_gives_our_ids(tmp_path, config, ends):
+    """From the folder that we save: each text ends where ours does, after 256 ids at the latest,
+    and holds no id without a name."""
     model, (input_ids, _) = lively(t5.T5, config), make_batch(config)
+    head = (model.head or model.embedding).weight.data
+    head[config.num_tokens :] *= 3  # so that these would often win
+    head[EOS] = 0  # a logit of 0 never wins
+    if ends:
+        with_an_end(model, *model.generate(input_ids, 12))
+    t5.save(model, tmp_path)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
+    found = theirs.generate(input_ids=input_ids, attention_mask=(input_ids != PAD).long())[:, 1:]
+    ids, _ = model.generate(input_ids, t5.MAX_NEW_TOKENS)
+    assert torch.equal(found, ids) and (EOS in ids) == ends and ids.shape[1] == 256
+    with torch.no_grad():
+        assert (model(input_ids, ids).argmax(-1) >= config.num_tokens).any()
+
+
+def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
+    model, (input_ids, _) = lively(t5.T5, TINY_V1_1), make_batch(TINY_V1_1)
+    expected_ids, expected_log_probs = with_an_end(model, *model.generate(input_ids, 12))
+    ids, log_probs = model.generate(input_ids, 12)
+    assert torch.equal(ids, expected_ids)
+    assert_near(log_probs, expected_log_probs, atol=1e-4)
+
+
+@with_and_without_ends
+def test_a_batch_is_decoded_as_each_row_alone(config, ends):
+    model, (input_ids, _) = lively(t5.T5, config), make_batch(config)
+    if ends:
+        with_an_end(model, *model.generate(input_ids, 12))
     with torch.device("meta"):  # what forgets its device would be made there
-        ids, log_probs = model.generate(input_ids, 20, at_once)
+        ids, log_probs = model.generate(input_ids, 20)
     for b in range(B):
         alone = model.generate(input_ids[b : b + 1, input_ids[b] != PAD], 20)
         missing = ids.shape[1] - alone[0].shape[1]  # if it ended before its neighbours
@@ -291,19 +468,17 @@ def test_a_batch_is_decoded_as_each_row_alone(config, at_once):
         assert_near(F.pad(alone[1][0], (0, missing)), log_probs[b], atol=1e-4)
 
 
-def test_weights_are_packed_only_while_a_model_generates(monkeypatch):
-    model, seen = lively(t5.T5, TINY).train(), []
-    monkeypatch.setattr(model, "logits", lambda x: seen.append(len(t5.PACKED)) or 1 / 0)
+def test_the_mode_comes_back_when_generation_fails(monkeypatch):
+    model = lively(t5.T5, TINY).train()
+    monkeypatch.setattr(model, "logits", lambda x: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model.generate(torch.ones(B, S, dtype=torch.long), 2)
-    matrices = sum(p.ndim == 2 for p in model.parameters())
-    assert seen == [matrices * torch.backends.mkldnn.is_available()] and not t5.PACKED
-    assert model.training
+    assert all(module.training for module in model.modules())
 
 
 def test_no_rows_give_no_outputs_and_ids_may_be_of_32_bits():
     model, (input_ids, _) = lively(t5.T5, TINY), make_batch(TINY)
-    assert [x.shape for x in model.generate(input_ids[:0], T)] == [(0, 0), (0, 0)]
+    assert [len(x) for x in model.generate(input_ids[:0], T)] == [0, 0]
     assert torch.equal(model.generate(input_ids.int(), T)[0], model.generate(input_ids, T)[0])
 
 
@@ -379,10 +554,8 @@ DAMAGES = {  # the file, what is done to its bytes, what the message must say
     "another epsilon": (CONFIG, swap(b"1e-06", b"1e-05"), ["layer_norm_epsilon"]),
     "config not JSON": (CONFIG, swap(b"{", b"["), []),
     "truncated": (SAFE, lambda content: content[:-1], ["damaged"]),
-    "more after the end": (SAFE, lambda content: content + b"more", ["after its last tensor"]),
-    "header too long": (SAFE, lambda content: b"\xff" * 8 + content[8:], ["header would end"]),
+    "header too long": (SAFE, lambda content: b"\xff" * 8 + content[8:], ["'header': ends after"]),
     "header not JSON": (SAFE, swap(b"{", b"["), ["damaged"]),
-    "overlap": (SAFE, swap(b"[9312, 9408]", b"[9216, 9312]"), ["block.0.layer.0.layer_norm"]),
     "unknown type": (SAFE, swap(b"F32", b"F99"), ["F99"]),
 }  # fmt: skip
 
@@ -412,7 +585,7 @@ def test_embedding_copies_that_differ_are_refused(tmp_path):
     tensors = t5.read_safetensors(tmp_path / SAFE)
     tensors["decoder.embed_tokens.weight"] = tensors["shared.weight"] + 1
     t5.write_safetensors(tensors, tmp_path / SAFE)
-    with pytest.raises(t5.InputError, match=r"decoder\.embed_tokens\.weight is not equal"):
+    with pytest.raises(t5.InputError, match=r"decoder\.embed_tokens\.weight differs"):
         t5.load(tmp_path)
 
 
@@ -422,7 +595,7 @@ def test_a_pytorch_model_bin_that_was_cut_is_refused(tmp_path, length):
     (tmp_path / SAFE).unlink()
     torch.save({"shared.weight": torch.ones(97, 24)}, tmp_path / BIN)
     (tmp_path / BIN).write_bytes((tmp_path / BIN).read_bytes()[:length])
-    with pytest.raises(t5.InputError, match=f"{BIN}: can't be read as weights"):
+    with pytest.raises(t5.InputError, match=f"{BIN}: cannot be read as weights"):
         t5.load(tmp_path)
 
 

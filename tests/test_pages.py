@@ -1,0 +1,344 @@
+"""README.md and MEASUREMENTS.md: python -m pytest tests/test_pages.py
+
+Every command on the two pages is read by the parser of its own program, every number of the paper
+is held to one table, and what the pages name or link to exists. Only the small shared runs are run.
+"""
+
+import json
+import math
+import re
+import shlex
+import subprocess
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench
+import data
+import eval as evaluation
+import mi_loss
+import test_mi_loss
+import train
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "dss"
+README, MEASUREMENTS = ROOT / "README.md", ROOT / "tests" / "MEASUREMENTS.md"
+PAGES = {page.name: page for page in (README, MEASUREMENTS)}
+each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def one_line(text):
+    return re.sub(r"\s+", " ", text)
+
+
+def tables_of(page):
+    """The Markdown tables of a page -> [(cells of the head, [cells of each row])]."""
+    tables = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", text_of(page), re.MULTILINE):
+        rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines()]
+        assert all(len(row) == len(rows[0]) for row in rows), f"{page.name}: {rows[0]}"
+        tables.append((rows[0], rows[2:]))
+    return tables
+
+
+def table_of(page, first_cell):
+    (found,) = [table for table in tables_of(page) if table[0][0] == first_cell]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------
+# commands
+
+
+def code_lines(text):
+    """The lines of a page's fenced shell blocks, and its code spans."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = [one_line(span) for span in re.findall(r"`([^`]+)`", prose)]
+    return [line for block in blocks for line in block.splitlines()] + spans
+
+
+def commands_in(line):
+    """A line of bash -> [(script, arguments)] of what it starts, for every value of its loops."""
+    loops = re.findall(r"for (\w+) in (.*?); do ", line)
+    body = re.sub(r"for \w+ in .*?; do |; done", "", line)
+    commands = []
+    for values in product(*(shlex.split(values) for _, values in loops)):
+        text = body
+        for (name, _), value in zip(loops, values):
+            text = re.sub(rf"\${name}\b", value, text)
+        for part in re.split(r" && |; ", text):
+            words = [word for word in shlex.split(part) if not re.match(r"[A-Z_]+=", word)]
+            scripts = [i for i, word in enumerate(words) if word.endswith(".py")]
+            if words[:1] in (["python"], ["torchrun"]) and scripts:
+                commands.append((words[scripts[0]], words[scripts[0] + 1 :]))
+    return commands
+
+
+LINES = [pytest.param(line, id=f"{name}: {line}") for name, page in PAGES.items()
+         for line in code_lines(text_of(page)) if commands_in(line)]  # fmt: skip
+
+
+def parse(script, arguments, monkeypatch):
+    """Give the arguments to the script's parser: what it does not accept raises SystemExit."""
+    if script == "tests/bench.py":
+        monkeypatch.setattr("sys.argv", [script, *arguments])
+        return bench.parse()
+    if script == "tests/test_survival.py":
+        (kills,) = arguments
+        return int(kills)
+    # gradients.py takes the flags of train.py
+    parsers = {"train.py": train.parse, "eval.py": evaluation.parse}
+    return {**parsers, "tests/gradients.py": train.parse}[script](arguments)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_every_command_is_accepted_by_the_parser_of_its_program(line, monkeypatch):
+    for script, arguments in commands_in(line):
+        parse(script, arguments, monkeypatch)
+
+
+def test_a_loop_stands_for_a_command_for_each_of_its_values():
+    line = ('for s in 0 1; do for m in dss "mi --mi kl"; do '
+            'A=1 python train.py --method $m --seed $s; done; done')  # fmt: skip
+    assert commands_in(line) == [
+        ("train.py", ["--method", "dss", "--seed", "0"]),
+        ("train.py", ["--method", "mi", "--mi", "kl", "--seed", "0"]),
+        ("train.py", ["--method", "dss", "--seed", "1"]),
+        ("train.py", ["--method", "mi", "--mi", "kl", "--seed", "1"]),
+    ]
+    assert commands_in("pip install -r a.txt && torchrun --nproc_per_node 2 train.py --lr 1") == [
+        ("train.py", ["--lr", "1"])
+    ]
+
+
+@pytest.mark.parametrize("line", [
+    "python train.py --window 16", "python train.py --method mutual", "python eval.py",
+    "python eval.py RUN --nonsense", "python tests/bench.py nonsense",
+])  # fmt: skip
+def test_a_command_that_a_program_does_not_know_is_refused(line, monkeypatch, capsys):
+    ((script, arguments),) = commands_in(line)
+    with pytest.raises(SystemExit):
+        parse(script, arguments, monkeypatch)
+
+
+def test_the_pages_name_the_commands_that_they_must():
+    lines = [line for page in PAGES.values() for line in code_lines(text_of(page))]
+    found = {script for line in lines for script, _ in commands_in(line)}
+    assert found == {"train.py", "eval.py", "tests/bench.py", "tests/gradients.py",
+                     "tests/test_survival.py"}  # fmt: skip
+    words = {word for line in lines for _, arguments in commands_in(line) for word in arguments}
+    assert words >= {"finetune", "single", "dss", "mi", "kl", "released", "mean", "llm"}
+    assert words >= {"--predict", "--to", "--curves", "--table", "--csv", "--judge", "--ask",
+                     "--against", "--confidence", "--rationales", "--weights"}  # fmt: skip
+
+
+@each_page
+def test_every_flag_named_in_the_text_is_one_of_ours_or_said_to_be_another_codes(page, capsys):
+    others = {"--CoT_Distill", "--bf16", "--window"}  # the released code's; one that was removed
+    for program in train, evaluation:
+        with pytest.raises(SystemExit):
+            program.parse(["--help"])
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out)) | others
+    spans = [span for span in code_lines(text_of(page)) if span.startswith("--")]
+    assert spans and {span.split()[0] for span in spans} <= known
+
+
+def test_ci_finds_its_two_commands_in_the_readme():
+    found = []
+    for name in "run", "test":  # as .ci/run does it
+        script = f"sed -n '/<!-- ci: {name} -->/,/^```$/p' README.md | grep -v -e '^<!--' -e '^```'"
+        found.append(subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True,
+                                    text=True, check=True).stdout)  # fmt: skip
+    ends = "requirements.txt && python train.py\n", "tests/requirements.txt && python -m pytest\n"
+    for command, end in zip(found, ends):
+        assert command.count("\n") == 1 and command.endswith(f"pip install -r {end}")
+
+
+# ------------------------------------------------------------------------------------------------
+# numbers
+
+SETS = {"e-SNLI": 9_824, "ANLI": 1_000, "CQA": 1_221, "SVAMP": 200}  # with their test items
+OUT_OF_DOMAIN = ["e-SNLI, out of domain", "ANLI, out of domain"]
+PAPER = {  # typed from the paper, a column a set in the order of SETS (Table 6: and OUT_OF_DOMAIN)
+    "Table 1: finetune": "88.38 43.58 62.19 62.63",
+    "Table 1: single task": "88.88 43.50 61.37 63.00",
+    "Table 1: DSS": "89.51 49.58 63.29 65.50",
+    "Table 1: MI": "89.50 51.20 63.88 68.00",
+    "Table 2: finetune": "82.90 42.00 43.16 45.00",
+    "Table 2: DSS": "83.43 42.90 43.24 48.00",
+    "Table 2: MI": "83.23 43.70 43.90 52.50",
+    "Table 3: DSS": "82.65 42.80",
+    "Table 3: MI": "82.81 45.50",
+    "Table 4: MI, mean": "89.34 51.40 63.88 66.50",
+    "Table 5: MI, KL": "89.42 42.00 62.49 67.00",
+    "Table 6: DSS": "8.54/34.33 11.12/42.72 11.75/42.79 11.81/32.56 9.81/38.01 12.78/41.69",
+    "Table 6: MI": "4.35/30.06 6.94/35.90 13.65/41.17 18.92/36.81 6.61/38.08 12.27/42.35",
+    "Table 7: gold": "2.42 3.82 3.95 4.63",
+    "Table 7: DSS": "3.24 3.48 3.60 2.50",
+    "Table 7: MI": "3.03 3.42 3.70 2.30",
+    "Table 7: gold ++": "3.49 4.01 4.11 4.43",
+    "Table 7: DSS ++": "3.18 3.44 3.64 2.53",
+    "Table 7: MI ++": "3.17 3.34 3.63 2.72",
+    "Table 8: DSS": "0.05 0.26 0.66 0.12",
+    "Table 8: MI": "0.03 0.26 0.53 0.42",
+}
+CELLS = {(row, name): cell for row, cells in PAPER.items()
+         for name, cell in zip([*SETS, *OUT_OF_DOMAIN], cells.split())}  # fmt: skip
+
+
+def quoted_cells(page):
+    """{(row of PAPER, set): cell} of the page's tables whose first cell says "the paper's"."""
+    cells = {}
+    for head, rows in tables_of(page):
+        if not head[0].startswith("the paper's"):
+            continue
+        if head[1].startswith("Table"):  # a column a method: "Table 1: finetune", "DSS", ...
+            prefixes = [re.match(r"Table \d: ", title) for title in head[1:]]
+            for i, found in enumerate(prefixes):
+                prefixes[i] = found[0] if found else prefixes[i - 1]
+                head[i + 1] = prefixes[i] + head[i + 1].removeprefix(prefixes[i])
+            head, *rows = map(list, zip(head, *rows))
+        for row in rows:
+            for name, cell in zip(head[1:], row[1:]):
+                if cell:
+                    assert (row[0], name) not in cells
+                    cells[row[0], name] = cell.replace(" / ", "/")
+    return cells
+
+
+def test_every_number_of_the_papers_tables_is_as_published_and_none_is_missing():
+    first, second = map(quoted_cells, PAGES.values())
+    assert not first.keys() & second.keys()
+    assert {row[:7] for row, _ in first} == {"Table 1", "Table 2"}
+    assert first | second == CELLS
+
+
+def test_eval_py_has_the_same_numbers_for_tables_1_to_5():
+    sizes = {"Table 2": "small"}
+    methods = {"finetune": "finetune", "single task": "single", "DSS": "dss", "MI": "mi",
+               "MI, mean": "mi mean", "MI, KL": "mi kl"}  # fmt: skip
+    expected = {}
+    for row, cells in PAPER.items():
+        table, _, method = row.partition(": ")
+        if table <= "Table 5":
+            words = [sizes.get(table, "base"), methods[method]] + ["llm"] * (table == "Table 3")
+            expected[" ".join(words)] = tuple(map(float, cells.split()))
+    assert {key: tuple(row) for key, row in evaluation.PAPER.items()} == expected
+
+
+def test_the_accuracies_of_table_1_that_no_single_run_can_give_are_those_named():
+    def possible(cell, items):  # some k right answers of n round to it
+        return any(f"{100 * k / items:.2f}" == cell for k in range(items + 1))
+
+    odd = {name: [CELLS[row, name] for row in PAPER if row < "Table 6" and (row, name) in CELLS
+                  and not possible(CELLS[row, name], items)]
+           for name, items in SETS.items()}  # fmt: skip
+    assert sum(map(len, odd.values())) == 6
+    named = "; ".join(f"{name} {', '.join(cells)}" for name, cells in odd.items() if cells)
+    text = one_line(text_of(MEASUREMENTS))
+    claim = "Six accuracies of Table 1 are no fraction k/n of the n items of their test sets"
+    assert f"{claim}: {named}." in text
+    assert "14.4 hours (T5-base) and 8.6 hours (T5-small)" in text  # on one A100
+
+
+def test_the_standard_errors_in_the_readme_are_those_of_the_papers_mi_runs():
+    text = one_line(text_of(README))
+    for name, said in {"SVAMP": 3.5, "ANLI": 1.6, "CQA": 1.4, "e-SNLI": 0.3}.items():
+        p = float(CELLS["Table 1: MI", name]) / 100
+        assert 100 * math.sqrt(p * (1 - p) / SETS[name]) == pytest.approx(said, abs=0.25)
+        assert re.search(rf"\b{said}( points)? on {name}\b", text)
+
+
+def test_the_example_by_hand_in_the_readme_is_what_the_code_computes():
+    head, rows = table_of(README, "probability")
+    columns = [[float(Fraction(cell)) for cell in column] for column in zip(*(r[1:] for r in rows))]
+    label, rationale = (torch.tensor([columns[i : i + 2]]).log() for i in (0, 4))
+    assert torch.allclose(label, test_mi_loss.LABEL)
+    assert torch.allclose(rationale, test_mi_loss.RATIONALE)
+    mask, ids = torch.tensor([[True, True]]), torch.tensor([[1, 2]])
+    for first, logits in (2, label), (6, rationale):
+        maxima = mi_loss.features(logits, mask)
+        assert maxima[0].tolist() == pytest.approx(columns[first])
+        assert (maxima / maxima.sum())[0].tolist() == pytest.approx(columns[first + 1])
+    text = one_line(text_of(README))
+    _, terms = mi_loss.objective(label, ids, rationale, ids)
+    names = {"mi": "2/5 ln 5", "prediction": "L_prediction", "generation": "L_generation",
+             "loss": "and L"}  # fmt: skip
+    for name, words in names.items():
+        assert f"{words} = {terms[name]:.5f}" in text
+    for form, words in ("kl", "`--mi kl`"), ("released", "`released`"):
+        value = mi_loss.mi_loss(label, rationale, mask, mask, form)
+        assert f"{words}: {value:.5f}" in text
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the released data in ../shared")
+def test_the_example_of_svamp_in_the_readme_is_a_released_one():
+    head, rows = table_of(README, "")
+    assert head[1] == "a training example of SVAMP, as released with DSS"
+    text, label, rationale = (row[1] for row in rows)
+    examples = data.load("svamp", "train", SHARED)
+    assert (text, label, rationale) in [(one_line(e.input), e.label, e.rationale) for e in examples]
+
+
+def test_the_glossary_names_every_field_that_a_run_writes(runs):
+    written = set()
+    for run in runs.values():
+        for line in (run / "log.jsonl").read_text().splitlines():
+            written |= json.loads(line).keys()
+        written |= json.loads((run / "metrics.json").read_text()).keys()
+    log_p = torch.zeros(1, 2, 3)
+    mask = torch.tensor([[True, True]])
+    written |= mi_loss.mi_terms(log_p, log_p, mask, mask, "released", "max").keys()
+    written.add("skipped_steps")  # with fp16 only
+    _, rows = table_of(README, "field")
+    named = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in rows)))
+    named |= set(re.findall(r"`(\w+)`", re.search(r"^`metrics.json`: .*?\n\n", text_of(README),
+                                                  re.MULTILINE | re.DOTALL)[0]))  # fmt: skip
+    assert named == written
+
+
+# ------------------------------------------------------------------------------------------------
+# names and links
+
+
+@each_page
+def test_every_file_of_ours_that_a_page_names_is_there(page):
+    spans = " ".join(code_lines(text_of(page)))
+    names = re.findall(r"(?<![\w./])(?:tests/)?\w+\.(?:py|md|txt)\b", spans)
+    assert len(names) > 3 and [name for name in names if not (ROOT / name).is_file()] == []
+
+
+def anchors_of(page):  # as GitHub makes them of headings
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    links = re.findall(r"\]\((?!https?:)([^)]*)\)", text_of(page))
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+@each_page
+def test_no_placeholder_is_left(page):
+    assert "TODO" not in text_of(page)
+
+
+def test_the_names_in_the_reading_order_exist():
+    (order,) = re.findall(r"\*\*Reading order\*\*: (.*?)\n\n", text_of(README), re.DOTALL)
+    files = re.findall(r"`(\w+\.py)`", order)
+    assert files == ["mi_loss.py", "test_mi_loss.py", "train.py", "t5.py", "data.py", "eval.py"]
+    assert "`training_loss` in `train.py`" in one_line(order) and callable(train.training_loss)
