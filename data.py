@@ -28,7 +28,7 @@ import numpy as np
 import sentencepiece
 import torch
 
-from t5 import EOS, PAD, UNK, InputError, check, read_json, replace_file
+from t5 import EOS, PAD, UNK, InputError, check, read_json, replace_file, shards
 
 
 @dataclass(frozen=True)
@@ -656,18 +656,6 @@ def hub_cache(repository, revision):
     folder = cache / f"models--{repository.replace('/', '--')}"
     branch = folder / "refs" / revision  # of a branch: a file that holds its commit
     return folder / "snapshots" / (branch.read_text().strip() if branch.exists() else revision)
-
-
-def shards(path):
-    """The files that the index of sharded weights names; none for weights in one file."""
-    if not path.name.endswith(".index.json"):
-        return []
-    files = read_json(path).get("weight_map")
-    check(isinstance(files, dict), f"{path}: expected a weight_map of names and files")
-    files = sorted({str(file) for file in files.values()})
-    good = all(re.fullmatch(r"\w[\w.-]*", file) for file in files)  # in this folder
-    check(good, f"{path}: expected names of files, found {files!r:.80}")
-    return files
 
 
 def fetch_hub(repository, revision, folder, names=None, pinned={}):

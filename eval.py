@@ -503,6 +503,8 @@ def open_run(path, args):
     if (path / "settings.json").exists():
         settings |= t5.read_json(path / "settings.json")
     trained_on = settings.get("dataset")
+    if args.dataset and data.is_folder(args.dataset):  # as train.py writes it
+        args.dataset = os.path.abspath(args.dataset)
     for name in ("dataset", "method", "data_root"):
         settings[name] = getattr(args, name) or settings.get(name)
     dataset, root, split = settings["dataset"], settings["data_root"], args.split

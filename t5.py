@@ -120,7 +120,7 @@ class FeedForward(nn.Module):
             h = up.relu_()  # in place: nothing else needs `up`
         else:  # in fp32, since the product may exceed fp16's range
             h = F.gelu(self.gate(x), approximate="tanh").float() * up
-        if up.dtype == torch.half:  # autocast to fp16, whose range, 65,504, `down` exceeds
+        if up.dtype == torch.half:  # under fp16, `down` would exceed its largest number, 65,504
             with torch.autocast(x.device.type, enabled=False):
                 return self.down(self.dropout(h.float()))
         return self.down(self.dropout(h))
@@ -149,7 +149,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x, bias, memory, memory_bias, cache=None):
         """(B, T, D) -> (B, T, D). `memory`: the cross-attention's keys and values. `cache`: the
-        self-attention's, up to and including this position (T = 1), whose own are filled in."""
+        self-attention's, up to and including this position (T = 1), which are written into it."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
@@ -425,6 +425,18 @@ def read_pickle(path):
         raise InputError(f"{path}: cannot be read as weights: {str(error)[:80]!r}") from None
 
 
+def shards(path):
+    """The files that an index of sharded weights names, in its folder; none of weights in one."""
+    if not path.name.endswith(".index.json"):
+        return []
+    files = read_json(path).get("weight_map")
+    check(isinstance(files, dict), f"{path}: expected a weight_map of names and files")
+    files = sorted({str(file) for file in files.values()})
+    good = all(re.fullmatch(r"\w[\w.-]*", file) for file in files)
+    check(good, f"{path}: expected files of its own folder, found {files!r:.80}")
+    return files
+
+
 def read_weights(folder):
     """A folder's weights -> (path of the file, or of the shards' index; {name: tensor})."""
     for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
@@ -432,10 +444,8 @@ def read_weights(folder):
         if path.exists():
             return path, read(path)
         if index.exists():
-            shards = read_json(index).get("weight_map")
-            check(isinstance(shards, dict), f"{index}: expected a weight_map of names and files")
-            for shard in sorted({str(shard) for shard in shards.values()}):
-                found = (folder / shard).is_file() and Path(shard).name == shard
+            for shard in shards(index):
+                found = (folder / shard).is_file()
                 check(found, f"{folder / shard}: not there, though {index.name} names it")
                 tensors |= read(folder / shard)
             return index, tensors

@@ -76,31 +76,41 @@ def parse(argv=None):
     about = "Train a T5 student on labels and rationales. Without flags: the toy task."
     parser = evaluation.OneLineParser(prog="train.py", description=about)
     add = parser.add_argument_group("what is trained").add_argument
-    add("--dataset", default="toy", help="toy (default), svamp, cqa, anli1, esnli, or a folder")
+    add("--dataset", default="toy", metavar="NAME|FOLDER",
+        help="toy (default), svamp, cqa, anli1, esnli, or a folder of JSON lines")  # fmt: skip
     add("--size", choices=t5.PRESETS, help="default: tiny for toy, else small")
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
-    add("--mi", choices=FORMS, default="paper", help="the reading of Eq. 11 (kl: Table 5)")
-    add("--reduce", choices=["max", "mean"], default="max", help="f over positions; mean: Table 4")
-    add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's, Table 3")
-    add("--subsample", type=float, default=1.0, metavar="F", help="share of train; Figures 2, 3")
+    add("--mi", choices=FORMS, default="paper",
+        help="the reading of Eq. 11 (kl: Table 5); default: paper")  # fmt: skip
+    add("--reduce", choices=["max", "mean"], default="max",
+        help="how f reduces over positions (Table 4); default: max")  # fmt: skip
+    add("--labels", choices=["gold", "llm"], default="gold",
+        help="llm: the teacher's (Table 3); default: gold")  # fmt: skip
+    add("--subsample", type=float, default=1.0, metavar="F",
+        help="share of the training set, in (0, 1] (Figures 2, 3); default: 1")  # fmt: skip
     add("--by-value", action="store_true", help="compare a folder's answers as arithmetic")
     add = parser.add_argument_group("how it is trained").add_argument
     add("--steps", type=int, metavar="N", help="default: 10,000; toy: 1,500")
     add("--batch-size", type=int, default=64, metavar="N", help="examples a step; default: 64")
     add("--lr", type=float, metavar="X", help="falls linearly to 0; default: 5e-5; toy: 4e-3")
     add("--alpha3", type=float, default=0.1, metavar="X", help="weight of L_CE; default: 0.1")
-    add("--eval-every", type=int, default=250, metavar="N", help="steps to the next validation")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, order, dropout, --subsample")
-    add("--micro-batch", type=int, metavar="N", help="examples computed at once: limits memory")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: fp32; on CUDA bf16 or fp16")
+    add("--eval-every", type=int, default=250, metavar="N",
+        help="steps between validations; default: 250")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N",
+        help="of weights, order, dropout and --subsample; default: 0")  # fmt: skip
+    add("--micro-batch", type=int, metavar="N",
+        help="examples computed at once, to fit memory; default: by vocabulary and device")
+    add("--precision", choices=PRECISIONS, default="auto",
+        help="default: fp32; on CUDA bf16, or fp16 where the card has no bf16")  # fmt: skip
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: cuda if present, else cpu")
     add("--compile", action="store_true", help="torch.compile the loss: slow to start, then faster")
     add = parser.add_argument_group("where things are").add_argument
-    add("--data-root", default="datasets", metavar="FOLDER", help="of the released data sets")
+    add("--data-root", default="datasets", metavar="FOLDER",
+        help="of the released sets, downloaded if absent; default: datasets")  # fmt: skip
     add("--weights", metavar="FOLDER|NAME", help="a T5 folder, or a hub name: google/flan-t5-small")
     add("--from-scratch", action="store_true", help="random weights; toy with tiny always has them")
     add("--tokenizer", metavar="FILE", help="a spiece.model, if not that of the weights")
-    add("--out", default="runs", metavar="FOLDER", help="where the runs' folders are made")
+    add("--out", default="runs", metavar="FOLDER", help="of the runs' folders; default: runs")
     add("--resume", action="store_true", help="go on from the run's last saved state")
     args = parser.parse_args(argv)
     toy = args.dataset == "toy"
@@ -245,8 +255,11 @@ def main(argv=None):
     teacher = sum(data.is_correct(e.llm_label, e.label, by_value) for e in train) / len(train)
     say(f"{args.dataset}: {len(train):,} train, {len(valid):,} valid, {len(test):,} test examples; "
         f"the teacher's labels: {f'{teacher:.2%} of train are right' if known else 'none'}")
-    for line in data.losses(train, tokenizer, args.method, args.labels) if rank == 0 else []:
-        say(f"train: {line}")
+    if rank == 0:
+        for split, examples in (("train", train), ("valid", valid), ("test", test)):
+            kind = args.labels if split == "train" else "gold"
+            for line in data.losses(examples, tokenizer, args.method, kind):
+                print(f"{split}: {line}")
     ids = data.encode(train, tokenizer, args.method, args.labels)
     valid_ids = data.encode(valid, tokenizer, args.method, args.labels)
     model.to(device).train()

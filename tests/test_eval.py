@@ -523,6 +523,14 @@ def test_a_label_that_is_longer_than_64_ids_can_be_right(moods, tmp_path, monkey
     assert seen == [len(student_of(moods).tokenizer.encode("pens " * 100))] and seen[0] > 64
 
 
+def test_the_runs_own_folder_keeps_its_settings_however_it_is_named(sums, monkeypatch):
+    folder = Path(json.loads((sums / "settings.json").read_text())["dataset"])
+    expected = printed(sums, "--samples", 0).splitlines()
+    assert "answers that have no value" in "".join(expected)
+    monkeypatch.chdir(folder.parent)
+    assert printed(sums, "--samples", 0, "--dataset", folder.name).splitlines() == expected
+
+
 def test_own_arithmetic_is_compared_by_value_where_the_run_says_so(sums, tmp_path):
     lines = [json.loads(line) for line in (sums.parent.parent / "test.jsonl").open()]
     other = tmp_path / "other"

@@ -157,9 +157,9 @@ def test_ci_finds_its_two_commands_in_the_readme():
         script = f"sed -n '/<!-- ci: {name} -->/,/^```$/p' README.md | grep -v -e '^<!--' -e '^```'"
         found.append(subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True,
                                     text=True, check=True).stdout)  # fmt: skip
-    ends = "requirements.txt && python train.py\n", "tests/requirements.txt && python -m pytest\n"
+    ends = "requirements.txt && python train.py", "tests/requirements.txt && python -m pytest -n 2"
     for command, end in zip(found, ends):
-        assert command.count("\n") == 1 and command.endswith(f"pip install -r {end}")
+        assert command.count("\n") == 1 and command.endswith(f"pip install -r {end}\n")
 
 
 # ------------------------------------------------------------------------------------------------

@@ -273,6 +273,8 @@ WRONG_FLAGS = [
       for flag, value in (("alpha3", "-1"), ("alpha3", "nan"), ("seed", "-1"),
                           ("seed", "99999999999999999999"), ("subsample", "1.5"))],
     (["--seed", "x"], "invalid int value"), (["--size", "huge"], "invalid choice"),
+    *[(["--weights", "x", *flags], "--weights has a size of its own: leave --size and --from-scrat")
+      for flags in (["--size", "small"], ["--from-scratch"])],
 ]  # fmt: skip
 
 
@@ -322,6 +324,15 @@ def own_folder(folder, labels, n=40):
             lines.append(json.dumps(dict(input=text, label=label, rationale=f"It says {word}.")))
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     return folder
+
+
+@pytest.mark.parametrize("flags, name", [
+    ("", "toy-tiny-mi-s0"), ("--dataset svamp --size base --seed 3", "svamp-base-mi-s3"),
+    ("--dataset svamp --weights google/flan-t5-small", "svamp-google--flan-t5-small-mi-s0"),
+    ("--mi kl --reduce mean --alpha3 0.2", "toy-tiny-mi-mi_kl-reduce_mean-alpha3_0.2-s0"),
+    ("--micro-batch 4 --device cpu --out x --method dss", "toy-tiny-dss-s0")])  # fmt: skip
+def test_a_runs_name_has_every_setting_that_changes_its_result(flags, name):
+    assert train.run_name(train.parse(flags.split())) == name
 
 
 def test_two_folders_of_one_name_have_runs_of_their_own(toy, tmp_path):
