@@ -511,6 +511,9 @@ def open_run(path, args):
     known = settings if dataset == trained_on else {}  # settings that hold for this set
     if not known and not data.is_folder(dataset):
         settings["candidates"] = None
+    begun = "it has no weights yet: finish it with train.py's --resume"
+    check((path / "config.json").exists(), f"{path}: expected a run's folder, or another with a "
+          f"T5: {begun if (path / 'state.pt').exists() else 'no config.json is there'}")
     model = t5.load(path).to(find_device(args.device))
     check(settings["method"], f"{path} has no settings.json, so --method is needed")
     vocabulary = args.tokenizer or path / "spiece.model"
@@ -545,7 +548,7 @@ def open_run(path, args):
 
 def print_losses(run):
     for line in data.losses(run.examples, run.student.tokenizer, run.student.method):
-        print(line)
+        print(f"data: {line}")
 
 
 def show_samples(student, examples):
@@ -649,7 +652,7 @@ def report(run, args):
             equal = [data.is_correct(last_result(text), answer.text, True)
                      for text, answer in zip(texts, answers)]  # fmt: skip
             print(f"rationales whose last result is its value {np.mean(equal):8.2%}")
-        print(f"rationales that are blank                 {texts.count('') / n:8.2%}")
+        print(f"the student's rationales that are blank   {texts.count('') / n:8.2%}")
     show_samples(student, examples[: args.samples])
 
 
@@ -806,6 +809,7 @@ def draw_curves(runs, path):
         print(f"{letter}  {run}")
     for title, curves in panels:
         print_curves(title, curves, last)
+    print("\nLosses in nats, accuracy as a share; where curves meet, the last letter is shown.")
 
 
 METHODS, SETS = ["finetune", "single", "dss", "mi"], ["esnli", "anli1", "cqa", "svamp"]
@@ -889,7 +893,8 @@ def table(folder, path=None):
                     "accuracy_last": statistics.mean(last), "deviation_last": deviation(last),
                     "paper": paper})  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines)]
-    print("Test accuracy in %, mean ± standard deviation (seeds), best weights on validation.\n")
+    print("Test accuracy in %, mean ± standard deviation (seeds), best weights on validation; the "
+          "paper's numbers are of its own settings.\n")
     for line in [lines[0], ["-" * width for width in widths], *lines[1:]]:
         print("| " + " | ".join(map(str.ljust, line, widths)) + " |")
     if path:
@@ -955,7 +960,8 @@ def parse(argv=None):
     one = args.plot or args.judge or args.predict is not None or args.ask is not None
     modes = args.against, args.ask, args.predict, args.judge, args.curves, args.table
     for wrong, message in [
-        (bool(args.run) == (args.table is not None), "expected runs to judge, or --table FOLDER"),
+        (bool(args.run) == (args.table is not None),
+         "expected runs to judge, or --table FOLDER, and not both"),
         (one and len(args.run) != 1, "--plot, --judge, --predict and --ask take one run"),
         (args.samples < 0, f"--samples: expected 0 or more, found {args.samples}"),
         (args.ask is not None and not args.ask.strip(), "--ask: expected a text, found none"),

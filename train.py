@@ -43,7 +43,7 @@ def training_loss(model, sources, targets, args, label_tokens=None, rationale_to
     """
     B = len(targets[0])
     encoded = model.encode(sources)  # both tasks in one pass: (2 B, S, D)
-    logits = []  # of each task: (B, T, V)
+    logits = []  # of each task: (B, T, V); the decoder reads the targets before each position
     for ids, memory, source in zip(targets, encoded.split(B), sources.split(B)):
         logits.append(model.logits(model.decode(ids, memory, source)))
     if len(targets) == 1:  # finetune: TEXT -> LABEL; single: TEXT -> RATIONALE and LABEL
@@ -128,8 +128,10 @@ def parse(argv=None):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
             parser.error(f"--{name.replace('_', '-')}: expected more than 0, found {value}")
-    if not 0 <= args.alpha3 < math.inf or not 0 <= args.seed < 2**63 or args.subsample > 1:
-        parser.error("expected --alpha3 and --seed of 0 or more, and --subsample in (0, 1]")
+    if args.subsample > 1:
+        parser.error(f"--subsample: expected at most 1, found {args.subsample}")
+    if not 0 <= args.alpha3 < math.inf or not 0 <= args.seed < 2**63:
+        parser.error("--alpha3, --seed: expected 0 or more")
     return args
 
 
@@ -209,7 +211,8 @@ def main(argv=None):
     check(args.resume or not run.exists(),
           f"{run} was begun: go on with --resume, or begin another with --seed or --out")
     check(not args.resume or run.exists(),
-          f"--resume: expected the run {run}, found none: leave --resume out to begin it")
+          f"--resume: expected the run {run}, found none: repeat the flags that it was begun with, "
+          "or leave --resume out to begin it")
     device = evaluation.find_device(args.device)
     if device.type == "cuda":
         check(world == 1 or device.index is None,
@@ -241,14 +244,17 @@ def main(argv=None):
         dist.barrier()
     train, valid = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
     test = data.load(args.dataset, "test", args.data_root)
-    model, tokenizer, origin = student(args)
-    if rank == 0 and world > 1:
-        dist.barrier()
     known = any(example.llm_label for example in train)
     check(known or args.labels == "gold", f"{args.dataset}: --labels llm needs the teacher's "
           "labels (`llm_label`), found none")
     check(args.batch_size <= len(train), f"--batch-size: expected at most {len(train)}, the number "
           f"of training examples, found {args.batch_size}")
+    for label in sorted({e.label for e in train + valid + test} if args.by_value else ()):
+        check(data.evaluate_equation(label) is not None, "--by-value: expected arithmetic as "
+              f"labels, found {label!r:.60}: leave the flag out")
+    model, tokenizer, origin = student(args)
+    if rank == 0 and world > 1:
+        dist.barrier()
     by_value = args.by_value or data.by_value(args.dataset)
     if not by_value:
         data.check_labels(train + valid + test, tokenizer, args.labels)
@@ -260,6 +266,12 @@ def main(argv=None):
             kind = args.labels if split == "train" else "gold"
             for line in data.losses(examples, tokenizer, args.method, kind):
                 print(f"{split}: {line}")
+    labels = sorted({example.label for example in train})
+    candidates = labels if len(labels) <= 20 and not by_value else None
+    unseen = [e.label for e in test if candidates and e.label not in candidates]
+    if unseen:
+        say(f"test: {len(unseen):,} of {len(test):,} labels are in no training example, such as "
+            f"{unseen[0]!r:.60}")
     ids = data.encode(train, tokenizer, args.method, args.labels)
     valid_ids = data.encode(valid, tokenizer, args.method, args.labels)
     model.to(device).train()
@@ -270,7 +282,6 @@ def main(argv=None):
     # --------------------------------------------------------------------------------------------
     # the run's settings, its folder, and its state if there is one
 
-    labels = sorted({example.label for example in train})
     settings = vars(args) | {
         "precision": precision,
         "by_value": by_value,
@@ -279,7 +290,7 @@ def main(argv=None):
         "valid_examples": data.digest(valid),
         "test_examples": data.digest(test),
         "label_limit": data.label_limit(train + valid + test, tokenizer),
-        "candidates": labels if len(labels) <= 20 and not by_value else None,
+        "candidates": candidates,
     }
     step, best, log, earlier_seconds = 0, {"accuracy": -1.0, "step": 0}, [], 0.0
     if (run / "state.pt").exists():
@@ -337,6 +348,7 @@ def main(argv=None):
             batch = ids[first : first + args.batch_size]
             for sources, targets in data.collate(batch, device, rank, world, micro_batch, trim)[0]:
                 with autocast():
+                    # examples=1: the sum over the examples, not their mean
                     _, terms = training_loss(model.eval(), sources, targets, mi_only, examples=1)
                 total += terms["mi"].item()
         model.train()

@@ -241,7 +241,8 @@ MISTAKES = [
     (["--dataset", "nowhere"], "nowhere/train.jsonl: not there"),
     (["--dataset", "toy", "--size", "tiny", "--tokenizer", "none"], "none: not there"),
     (["--dataset", "{own}", "--batch-size", "4"], "--weights"),
-    (["--dataset", "{own}", "--size", "tiny", "--tokenizer", "{spiece}"], "--from-scratch"),
+    (["--dataset", "{own}", "--size", "tiny", "--tokenizer", "{spiece}", "--batch-size", "4"],
+     "--from-scratch"),
     (["--weights", "{own}"], "spiece.model: not there"),
     (["--weights", "{own}", "--tokenizer", "{spiece}"], "config.json"),
     (["--weights", "no/such-model"], "no/such-model"),
@@ -269,9 +270,10 @@ WRONG_FLAGS = [
     *[([f"--{flag}", value], f"--{flag}: expected more than 0, found") for flag, value in (
         ("steps", "0"), ("steps", "-3"), ("batch-size", "0"), ("micro-batch", "-1"), ("lr", "0"),
         ("lr", "nan"), ("lr", "inf"), ("eval-every", "0"), ("subsample", "0"))],
-    *[([f"--{flag}", value], "expected --alpha3 and --seed of 0 or more, and --subsample in (0, 1]")
+    *[([f"--{flag}", value], "--alpha3, --seed: expected 0 or more")
       for flag, value in (("alpha3", "-1"), ("alpha3", "nan"), ("seed", "-1"),
-                          ("seed", "99999999999999999999"), ("subsample", "1.5"))],
+                          ("seed", "99999999999999999999"))],
+    (["--subsample", "1.5"], "--subsample: expected at most 1, found 1.5"),
     (["--seed", "x"], "invalid int value"), (["--size", "huge"], "invalid choice"),
     *[(["--weights", "x", *flags], "--weights has a size of its own: leave --size and --from-scrat")
       for flags in (["--size", "small"], ["--from-scratch"])],
@@ -295,6 +297,8 @@ REFUSED = [  # what can't be done as asked: no folder is made, nothing else is d
     (["--resume"], "--resume: expected the run"),
     (["--dataset", "{own}", "--labels", "llm"], "--labels llm needs the teacher's labels"),
     (["--dataset", "{own}", "--subsample", "0.01"], "expected examples to train on"),
+    (["--dataset", "{own}", "--by-value", "--batch-size", "4"],
+     "--by-value: expected arithmetic as labels, found 'blue'"),
 ]
 
 
@@ -333,6 +337,15 @@ def own_folder(folder, labels, n=40):
     ("--micro-batch 4 --device cpu --out x --method dss", "toy-tiny-dss-s0")])  # fmt: skip
 def test_a_runs_name_has_every_setting_that_changes_its_result(flags, name):
     assert train.run_name(train.parse(flags.split())) == name
+
+
+def test_test_labels_that_no_training_example_has_are_counted(toy, tmp_path, capsys):
+    own = own_folder(tmp_path / "own", ["red", "blue"])
+    (own / "test.jsonl").write_text((own / "test.jsonl").read_text().replace("red", "Red", 3))
+    run(toy, tmp_path / "out", "--dataset", own, "--size", "tiny", "--from-scratch", "--tokenizer",
+        toy / "toy" / "spiece.model", "--steps", 1)  # fmt: skip
+    said = capsys.readouterr().out
+    assert "test: 3 of 40 labels are in no training example, such as 'Red'" in said
 
 
 def test_two_folders_of_one_name_have_runs_of_their_own(toy, tmp_path):
