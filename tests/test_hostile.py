@@ -290,7 +290,7 @@ def test_a_broken_vocabulary_is_refused_in_one_line(toy, tmp_path, content):
 
 def test_a_vocabulary_larger_than_the_embedding_is_refused_before_a_run_begins(toy, folder):
     flags = ["--weights", folder, "--tokenizer", toy / "toy" / PIECES, "--data-root", toy,
-             "--out", folder / "runs"]  # fmt: skip
+             "--out", folder / "runs", "--batch-size", 4]  # fmt: skip
     with pytest.raises(t5.InputError, match="the model has 9 rows"):
         train.main([*map(str, flags)])
     assert not (folder / "runs").exists()
