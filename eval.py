@@ -144,9 +144,9 @@ def candidates(settings, examples):
             labels = list(data.NLI_LABELS)
         elif settings["dataset"] == "cqa" and marker:  # "(a) a zoo" -> "a zoo"
             labels = list(dict.fromkeys(row[4:] for row in choices.split("\n")))
-        check(labels, "--confidence closed needs candidate labels, which "
-              f"{settings['dataset']} has not (NLI, CQA and own data with at most 20 labels have): "
-              "use --confidence sequence")  # fmt: skip
+        check(labels, "--confidence closed: expected candidate labels, found none: NLI, CQA and "
+              "runs on own data with at most 20 labels have them (by-value runs have not); use "
+              "--confidence sequence")  # fmt: skip
         found.append(labels)
     return found
 
@@ -216,12 +216,12 @@ def bootstrap(measure, *columns, least=0.0):
     values = [measure(*(column[rows] for column in columns)) for rows in draws]
     low, high = np.quantile(values, [0.025, 0.975])
     constant = any(column.ndim == 1 and np.all(column == column[0]) for column in columns)
+    value = measure(*columns)
     if constant or high - low < 1e-4:
-        value = measure(*columns)
         gain = wilson(max(value, 0) * n, n)
         loss = wilson(max(-value, 0) * n, n) if least < 0 else (0.0, 0.0)
         low, high = gain[0] - loss[1], gain[1] - loss[0]
-    return low, high
+    return min(low, value), max(high, value)  # resamples of a calibration error lie above it
 
 
 def difference_interval(a, b):
@@ -296,13 +296,15 @@ Rationale: {rationale}
 Think briefly, then end with a line of the form `Score: N`."""
 
 # 12, 3.5, .5, 1,000 and 1 000; not a part of 1,5 or 12:30 or 1.2.3
-DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![,.:]?\d)"
+DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![,.:'’⁄]?\d|[½⅓⅔¼¾])"
 # with sign, currency and denominator: -$5, $-5, 3/4
-NUMBER = rf"(?<![\w.])(?<!\d[,:/])(?:(?<![\w)])-)?[$€£]?-?{DIGITS}(?:/{DIGITS})?(?!/\d)"
+NUMBER = rf"(?<![\w.])(?<!\d[,:/'’⁄])(?:(?<![\w)])-)?[$€£]?-?{DIGITS}(?:/{DIGITS})?(?!/\d)"
 WORD = rf"{DIGITS}|[\u0e00-\u0e7f\u3040-\u9fff]|[^\W\d]+|\w|\S"  # Thai, Chinese: by character
 # after a number: the rest of an expression, or of 2 1/2, 3x, 1.5e3, 5th
 ORDINAL = r"(?:st|nd|rd|th)\b"
-GOES_ON = rf"\**[ \t]*(?:[-+*/^:x×÷·–][ \t]*[$(]?)?\.?\d|x\b|e[-+]?\d|[²³]|{ORDINAL}"
+GOES_ON = (
+    r"\**[ \t]*(?:[-+*/^:x×÷·–][ \t]*[$(]?)?\.?[\d½⅓⅔¼¾]|\)[ \t]*[-+*/^x×÷][ \t]*[\d(]|x\b|[π√]"
+    rf"|e[-+]?\d|[²³]|{ORDINAL}")  # fmt: skip
 
 
 def plain_number(text):  # "-$1,000" -> "-1000"
@@ -311,7 +313,7 @@ def plain_number(text):  # "-$1,000" -> "-1000"
 
 def contains(rationale, label):
     """Whether the label stands in the rationale, as whole words and numbers; case is ignored."""
-    label = label.strip()
+    rationale, label = rationale.replace("−", "-"), label.strip().replace("−", "-")
     value = data.evaluate_equation(plain_number(label)) if re.fullmatch(NUMBER, label) else None
     if value is not None:
         numbers = re.findall(rf"{NUMBER}(?!{ORDINAL})", rationale)
@@ -369,7 +371,7 @@ def grade(reply):
     """
     *before, last = reply_text(reply).rpartition("</think>")[2].strip().splitlines() or [""]
     word = r"score[\s*_`:=]*" if before else r"(?:score[\s*_`:=]*)?"
-    verdict = rf"[\s*_`#>]*{word}([1-5])(?:\s*/\s*5)?[\s*_`.]*"
+    verdict = rf"[\s*_`#>]*{word}([1-5])[\s*_`]*(?:/\s*5)?[\s*_`.]*"
     found = re.fullmatch(verdict, last, re.IGNORECASE)
     return int(found[1]) if found and not any("<think>" in line for line in before) else None
 
@@ -380,10 +382,11 @@ def read_replies(path):
     for text in data.read_text(path).split("\n"):
         try:
             line = json.loads(text)
-            response = line["response"]
-            if response["status_code"] == 200 and reply_text(response["body"]).strip():
-                replies[line["custom_id"]] = response["body"]
-        except (ValueError, LookupError, TypeError, RecursionError):
+            status, reply = line["response"]["status_code"], line["response"]["body"]
+            cut = isinstance(reply, dict) and reply["choices"][0].get("finish_reason") == "length"
+            if status == 200 and reply_text(reply).strip() and not (cut and grade(reply) is None):
+                replies[line["custom_id"]] = reply
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             pass  # a request, or half a line of a process that was killed
     return replies
 
@@ -404,7 +407,7 @@ def post(url, body, key):
             with urllib.request.build_opener(NoRedirect).open(request, timeout=PATIENCE) as answer:
                 found = answer.read().decode("utf-8", "replace")
             reply = dict(json.loads(found))
-            if isinstance(reply.get("choices"), list):
+            if isinstance(reply.get("choices"), list) and not reply.get("error"):
                 return reply
             error = reply.get("error", reply)  # sent with status 200: its own code counts
             code = str(error.get("code", "")) if isinstance(error, dict) else ""
@@ -451,7 +454,8 @@ def judge_rationales(run, args):
         answers = answer(student, examples)
         rationales = explain(student, examples, answers)
         right = np.array(correct(student, examples, answers))
-    requests = judge_requests(examples, rationales, args.judge_model or "gpt-4o")
+    model = args.judge_model or "gpt-4o"
+    requests = judge_requests(examples, rationales, model)
     if "://" in args.judge:
         path = run.path / "judge.jsonl"
         ask_judge(args.judge, requests, path)
@@ -459,7 +463,7 @@ def judge_rationales(run, args):
         lines = "".join(json.dumps(request) + "\n" for _, request in requests)
         t5.replace_file(path, lambda file: file.write(lines.encode()))
         print(f"{path}: {len(requests)} requests in OpenAI's Batch format. Have them answered, as "
-              f"by `vllm run-batch -i {path} -o replies.jsonl --model NAME`, then give the same "
+              f"by `vllm run-batch -i {path} -o replies.jsonl --model {model}`, then give the same "
               "command with --judge replies.jsonl")  # fmt: skip
         return
     replies, grades = read_replies(path), {}
@@ -535,15 +539,17 @@ def open_run(path, args):
     else:
         both = data.train_and_valid(dataset, root, settings["subsample"], settings["seed"])
         examples = both[split == "valid"]
+    digest = data.digest(examples)
+    if settings.get(f"{split}_examples") == digest:  # the run's own set, though its folder moved
+        by_value = args.by_value or settings.get("by_value", by_value)
+    elif known.get(f"{split}_examples", digest) != digest:
+        print(f"{path}: its {split} examples have changed since it was trained")
     if not by_value:
         data.check_labels(examples, tokenizer)
-    digest = data.digest(examples)
-    if known.get(f"{split}_examples", digest) != digest:
-        print(f"{path}: its {split} examples have changed since it was trained")
     if args.confidence == "closed":
         candidates(settings, examples)
     limit = max(limit, data.label_limit(examples, tokenizer))
-    return Run(path, settings, student._replace(label_limit=limit), examples)
+    return Run(path, settings, student._replace(by_value=by_value, label_limit=limit), examples)
 
 
 def print_losses(run):
@@ -633,8 +639,8 @@ def report(run, args):
     for name, scale, *numbers in rows:
         value, low, high = (f"{scale * x:.{2 if scale == 100 else 4}f}" for x in numbers)
         print(f"{name:31}{value:>7}{low:>9} to {high}")
-    print("Intervals: accuracy, Wilson; the others, bootstrap over examples (Wilson where all "
-          "answers are right or all wrong, or resamples are equal).")  # fmt: skip
+    print("Intervals: accuracy, Wilson; the others, bootstrap over examples (Wilson where "
+          "judgements or confidences are all equal).")  # fmt: skip
     if student.by_value:
         bad = sum(data.evaluate_equation(answer.text) is None for answer in answers)
         print(f"answers that have no value {bad:11,}")
@@ -671,6 +677,8 @@ def compare(ours, theirs, count):
     runs, examples = [*ours, *theirs], ours[0].examples
     check(all(run.examples == examples for run in runs),
           "the runs are judged on different examples: name one set with --dataset")
+    check(len({run.student.by_value for run in runs}) == 1,
+          "some of the runs compare answers by value and some as text: give --by-value")
     print_losses(runs[0])
     answers = [answer(run.student, examples) for run in runs]
     right = np.stack([correct(run.student, examples, found)
@@ -705,15 +713,24 @@ def answer_lines(run, lines, kind):
     answers = answer(run.student, examples)
     rationales = explain(run.student, examples, answers)
     shares = confidences(run.student, examples, answers, closed)
-    return [line | {"answer": answers[i].text, "rationale": rationales[i],
+    # where the vocabulary can't write a label, the label itself stands for how it reads
+    known = [data.Example("", label, "", "") for label in run.settings.get("candidates") or []]
+    labels = dict(zip(readable_labels(run.student, known), (e.label for e in known)))
+    texts = [labels.get(found.text, found.text) for found in answers]
+    return [line | {"answer": texts[i], "rationale": rationales[i],
                     "confidence": float(shares[i])} for i, line in enumerate(lines)]  # fmt: skip
 
 
 def line_to_answer(line):
     """A line of --predict's file: its own fields of the names that are added get another."""
     data.text_of(line, "input")
-    added = ("answer", "rationale", "confidence")
-    return {f"input_{name}" if name in added else name: line[name] for name in line}
+    for name in ("answer", "rationale", "confidence"):
+        if name in line:
+            other = f"input_{name}"
+            while other in line:
+                other = f"input_{other}"
+            line = {other if key == name else key: value for key, value in line.items()}
+    return line
 
 
 def predict(run, source, target, kind):
@@ -729,7 +746,8 @@ def predict(run, source, target, kind):
     content = target.read_bytes() if target.exists() else b""
     *done, half = content.decode(errors="replace").split("\n")
     ours = len(done) <= n and all(map(str.startswith, done, starts))
-    start = starts[len(done)] if len(done) < n else ""
+    # half a line is ours if it is shorter than its line would be, or goes on with our fields
+    start = f'{starts[len(done)]}, "answer": ' if len(done) < n else ""
     check(ours and half[: len(start)] == start[: len(half)], f"{target}: holds other lines than "
           f"those of {source}; name another file with --to")  # fmt: skip
     if len(done) == n:
@@ -737,12 +755,13 @@ def predict(run, source, target, kind):
         return
     begin, began = max(0, len(done) - 1) // BATCH * BATCH, time.time()
     with open(target, "ab") as file:
-        file.truncate(content.rfind(b"\n") + 1)
         for first in range(begin, n, BATCH):
             answered = answer_lines(run, lines[first : first + BATCH], kind)
             texts, kept = [json.dumps(line) for line in answered], done[first : first + BATCH]
             check(texts[: len(kept)] == kept, f"{target}: holds the answers of another student, or "
                   "from another device; name another file with --to")  # fmt: skip
+            if first == begin:  # half a line goes only when the whole ones are known to be ours
+                file.truncate(content.rfind(b"\n") + 1)
             file.write("".join(f"{text}\n" for text in texts[len(kept) :]).encode())
             file.flush()
             end = first + len(texts)
@@ -754,6 +773,7 @@ def ask(run, text, kind):
     """Print the student's rationale and answer for a text; `-` is standard input."""
     text = sys.stdin.read().strip() if text == "-" else text
     check(text, "--ask -: expected a text on standard input, found none")
+    check(data.is_text(text), f"--ask: expected UTF-8, found {text!r:.60}")
     [line] = answer_lines(run, [{"input": text}], kind)
     print(f"rationale:  {line['rationale'] or '-'}\nanswer:     {line['answer']}\n"
           f"confidence: {line['confidence']:.2f}")
@@ -795,6 +815,7 @@ def check_step(record):
 
 def draw_curves(runs, path):
     """Draw each of CURVES against the steps, the runs over one another: a picture, or (-) text."""
+    check(path != "-" or len(runs) <= 26, "--curves -: expected at most 26 runs, a letter each")
     logs = [data.read_lines(run / "log.jsonl", check_step) for run in runs]
     last, panels = max(log[-1]["step"] for log in logs), []
     for name in CURVES:
@@ -848,7 +869,7 @@ def read_result(run):
         method = re.sub(r"-s-?\d+$", "", run.name)
         # a folder of data is titled by its name and a hash of its path, which the run's name keeps
         own = re.escape(Path(dataset).name) + r"(?:\.\w{6})?"
-        named = re.fullmatch(f"({own})-{size}-(.*)", method)
+        named = re.fullmatch(f"({own})-{re.escape(size)}-(.*)", method)
         title, method = named.groups() if named else (data.title(dataset), method)
         return {"dataset": title, "size": size, "method": method, "paper": paper_number(settings),
                 "accuracy": 100 * metrics["test_accuracy"],
@@ -898,7 +919,7 @@ def table(folder, path=None):
     for line in [lines[0], ["-" * width for width in widths], *lines[1:]]:
         print("| " + " | ".join(map(str.ljust, line, widths)) + " |")
     if path:
-        with open(path, "w", newline="") as file:
+        with open(path, "w", newline="", encoding="utf-8") as file:
             out = csv.DictWriter(file, cells[0])
             out.writeheader()
             out.writerows(cells)
@@ -985,9 +1006,9 @@ def check_places(args):
           "https://HOST/v1, or a .jsonl file")  # fmt: skip
     for flag in ("plot", "curves", "to", "csv", "judge"):
         path = getattr(args, flag)
-        if path in (None, "-") or "://" in path:
+        if path is None or (flag, path) == ("curves", "-") or (flag == "judge" and url):
             continue
-        good = Path(path).absolute().parent.is_dir() and not Path(path).is_dir()
+        good = Path(path).absolute().parent.is_dir() and path != "-" and not Path(path).is_dir()
         check(good, f"--{flag} {path}: expected a file in a folder that is there")
         if flag in ("plot", "curves"):
             advice = "; or draw in the terminal: --curves -" if flag == "curves" else ""

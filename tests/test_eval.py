@@ -11,6 +11,7 @@ import json
 import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,7 +283,8 @@ def test_a_rationale_contains_whole_words_and_numbers(rationale, label, inside):
     ("= 5\n3. Next", "5"),
     ("= 5, so", "5"), ("= €7", "7"), ("= 1.2.3", ""), ("= 1 000 000", "1000000"),
     ("= −4", "-4"),
-    ("= 5th", ""), ("= 10 000 km", "10000")])  # fmt: skip
+    ("= 5th", ""), ("= 10 000 km", "10000"), ("= 1'000", ""), ("= 3⁄4", ""), ("= 5½", ""),
+    ("= 12)/3", ""), ("= 12) - so", "12"), ("= 2π", "")])  # fmt: skip
 def test_the_last_result_is_a_whole_number_or_none(rationale, result):
     assert evaluation.last_result(rationale) == result
 
@@ -704,6 +706,42 @@ def test_predictions_never_touch_a_file_of_other_lines(moods, tmp_path, content)
     assert target.read_bytes() == content
 
 
+def test_predictions_keep_a_users_own_last_line_without_a_line_end(moods, tmp_path):
+    lines = [{"input": "Ben"}, {"input": "Anna", "mine": "precious"}]
+    source = write_lines(tmp_path / "in.jsonl", lines)
+    for content in (source.read_bytes().rstrip(), b'{"input": "Ben", "gold": "mine"}'):
+        (tmp_path / "out.jsonl").write_bytes(content)
+        with pytest.raises(t5.InputError, match="out.jsonl: holds"):
+            printed(moods, "--predict", source, "--to", tmp_path / "out.jsonl")
+        assert (tmp_path / "out.jsonl").read_bytes() == content
+
+
+def test_predictions_name_a_label_that_the_vocabulary_cant_write(toy, tmp_path):
+    lines = [{"input": f"{name} {verb} pens.", "label": label, "rationale": verb}
+             for name in data.NAMES for verb, label in (("bought", "{pos}"), ("lost", "neg~"))]
+    run = own_run(tmp_path / "braces", toy, lines, "--method", "dss")
+    printed(run, "--predict", tmp_path / "braces" / "test.jsonl", "--to", tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").open()]
+    assert len(found) == 32 and all(line["answer"] == line["label"] for line in found)
+
+
+def test_a_run_keeps_its_way_of_comparing_where_its_folder_has_moved(sums, tmp_path):
+    shutil.copy(sums.parent.parent / "test.jsonl", tmp_path / "test.jsonl")
+    out = printed(sums, "--dataset", tmp_path, "--samples", 0)
+    assert "answers that have no value" in out
+
+
+def test_runs_that_compare_by_value_and_as_text_are_not_compared(sums, moods):
+    flags = "--dataset", sums.parent.parent, "--samples", 0
+    with pytest.raises(t5.InputError, match="by value and some as text: give --by-value"):
+        settings = json.loads((sums / "settings.json").read_text())
+        other = sums.parent / "text"
+        shutil.copytree(sums, other)
+        (other / "settings.json").write_text(
+            json.dumps(settings | {"by_value": False}))  # as a run without --by-value
+        printed(sums, "--against", other, *flags)
+
+
 def test_the_predictions_of_two_students_are_not_mixed_in_one_file(moods, sums, tmp_path):
     source = write_lines(tmp_path / "in.jsonl", [{"input": "Anna lost pens."}] * 3)
     target = tmp_path / "out.jsonl"
@@ -809,9 +847,9 @@ def test_a_table_of_a_folder_without_runs_is_refused(tmp_path):
     (["RUN", "--plot", "x.png"], "--plot needs matplotlib: pip install matplotlib"),
     (["RUN", "--curves", "x.png"], "--curves needs matplotlib: pip install matplotlib; or draw in "
      "the terminal: --curves -"),
-    (["RUN", "--confidence", "closed"], "candidate labels, which toy has not"),
+    (["RUN", "--confidence", "closed"], "expected candidate labels, found none"),
     (["RUN", "--confidence", "closed", "--predict", "IN", "--to", "OUT.jsonl"], "candidate labels"),
-    (["RUN", "--confidence", "closed", "--ask", "Anna"], "candidate labels, which toy has not"),
+    (["RUN", "--confidence", "closed", "--ask", "Anna"], "expected candidate labels, found none"),
     (["RUN", "--judge", "localhost:8000/v1"], "--judge localhost:8000/v1: expected a URL"),
     (["RUN", "--judge", "gpt-4o"], "expected a URL"), (["RUN", "--judge", ""], "expected a URL"),
     (["RUN", "--judge", "ftp://host/v1"], "expected a URL"),

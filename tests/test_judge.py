@@ -158,6 +158,7 @@ def test_a_reply_without_a_score_is_counted_and_kept_and_not_guessed(run, endpoi
 
 @pytest.mark.parametrize("reply", [
     chat(None), chat(""), chat(" \n"), chat("", finish_reason="length"), {"choices": []},
+    chat("The rationale says", finish_reason="length"),
     chat(None, finish_reason="length"), {"choices": [{}]}, {"choices": [None]}])  # fmt: skip
 def test_a_reply_without_a_text_is_asked_again_at_the_next_run(run, endpoint, reply):
     Endpoint.behaviours = [reply, reply]
@@ -280,7 +281,8 @@ def test_a_custom_id_tells_run_example_repeat_model_and_text_apart():
 
 @pytest.mark.parametrize("reply, grade", [
     ("Score: 4", 4), ("score = 5.", 5), ("3", 3), (" 3.\n", 3), ("**Score:** 4", 4), ("4/5", 4),
-    ("**Score: 4**", 4), ("Score: **4**.", 4), ("Score: 4/5", 4), ("It is.\n\nScore: 2", 2),
+    ("**Score: 4**", 4), ("Score: **4**.", 4), ("Score: 4/5", 4), ("Score: **4** / 5", 4),
+    ("It is.\n\nScore: 2", 2),
     ("Score: 4 / 5.", 4), ("### Score: 1", 1), ("`Score: 3`", 3), ("SCORE: 2  \n\n", 2),
     (chat("Score: 2"), 2), (json.dumps(chat("Score: 2")), 2),
     (json.dumps(chat("So.\nScore: 5.")), 5),
