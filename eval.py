@@ -296,15 +296,17 @@ Rationale: {rationale}
 Think briefly, then end with a line of the form `Score: N`."""
 
 # 12, 3.5, .5, 1,000 and 1 000; not a part of 1,5 or 12:30 or 1.2.3
-DIGITS = r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?![,.:'’⁄]?\d|[½⅓⅔¼¾])"
+DIGITS = (
+    r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?![,.:'’⁄]?\d|[½⅓⅔¼¾])")  # fmt: skip
 # with sign, currency and denominator: -$5, $-5, 3/4
 NUMBER = rf"(?<![\w.])(?<!\d[,:/'’⁄])(?:(?<![\w)])-)?[$€£]?-?{DIGITS}(?:/{DIGITS})?(?!/\d)"
 WORD = rf"{DIGITS}|[\u0e00-\u0e7f\u3040-\u9fff]|[^\W\d]+|\w|\S"  # Thai, Chinese: by character
 # after a number: the rest of an expression, or of 2 1/2, 3x, 1.5e3, 5th
 ORDINAL = r"(?:st|nd|rd|th)\b"
 GOES_ON = (
-    r"\**[ \t]*(?:[-+*/^:x×÷·–][ \t]*[$(]?)?\.?[\d½⅓⅔¼¾]|\)[ \t]*[-+*/^x×÷][ \t]*[\d(]|x\b|[π√]"
-    rf"|e[-+]?\d|[²³]|{ORDINAL}")  # fmt: skip
+    r"\**[ \t]*(?:[-+*/^:x×÷·–][ \t]*[$(]?)?\.?[\d½⅓⅔¼¾]"
+    rf"|\)[ \t]*[-+*/^x×÷][ \t]*[\d(]|x\b|[π√²³]|e[-+]?\d|{ORDINAL}")  # fmt: skip
 
 
 def plain_number(text):  # "-$1,000" -> "-1000"

@@ -30,7 +30,7 @@ import data
 import eval as evaluation
 import mi_loss
 import t5
-from t5 import InputError, check
+from t5 import check
 
 
 def training_loss(model, sources, targets, args, label_tokens=None, rationale_tokens=None,
@@ -191,7 +191,7 @@ CARD = """# {run}
 
 A T5 student that was trained on {dataset} with `--method {method}`, from {origin}.
 
-* made with `python train.py {flags}`
+* made with `{command}`
 * test accuracy {accuracy:.2%} of {n:,} examples (95% interval, Wilson: {low:.2%} to {high:.2%})
   with the weights of step {step}, the best on validation
 * reads {prompts}; ask it with `python eval.py {folder} --ask TEXT`, or load it with
@@ -475,11 +475,11 @@ def main(argv=None):
         evaluation.show_samples(chosen, test[:3])
         low, high = evaluation.wilson(round(metrics["test_accuracy"] * len(test)), len(test))
         given = sys.argv[1:] if argv is None else argv
-        flags = shlex.join(flag for flag in given if flag != "--resume")
+        command = shlex.join(["python", "train.py", *(f for f in given if f != "--resume")])
         prompts = " and ".join(f"`{text}`" for text in data.prompts("TEXT", args.method))
         write(run / "README.md", CARD.format(
             run=run.name, dataset=data.title(args.dataset), method=args.method, origin=origin,
-            flags=flags, accuracy=metrics["test_accuracy"], n=len(test), low=low, high=high,
+            command=command, accuracy=metrics["test_accuracy"], n=len(test), low=low, high=high,
             step=best["step"], prompts=prompts, folder=run))
         write(run / "metrics.json", json.dumps(metrics, indent=2))
         (run / "state.pt").unlink()

@@ -25,7 +25,7 @@ import tempfile
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import compress, islice
+from itertools import compress
 from pathlib import Path
 
 import torch

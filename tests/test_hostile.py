@@ -17,7 +17,6 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
