@@ -47,7 +47,6 @@ import t5
 from t5 import InputError, check
 
 MAX_RATIONALE = t5.MAX_NEW_TOKENS  # ids that a student may write for a rationale
-BATCH = 64  # texts that are decoded together
 RESAMPLES, PERMUTATIONS = 2_000, 10_000
 
 
@@ -79,20 +78,37 @@ def find_device(name=None):
     return torch.device(name)
 
 
+def decoding_batch(student):  # how many texts it answers at once
+    return 512 if next(student.model.parameters()).is_cuda else 64
+
+
 def generate_text(student, texts, max_new_tokens):
-    """What the student writes for each text -> [(text, log-probability)]."""
+    """What the student writes for each text -> [(text, log-probability)].
+
+    In fp32 without tf32, however it was trained: train.py and eval.py find the same.
+    """
     device = next(student.model.parameters()).device
     sources = [student.tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
     written = [None] * len(texts)
     # texts of similar length are decoded together: little padding
     order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
-    for first in range(0, len(order), BATCH):
-        rows = order[first : first + BATCH]
+    size, tf32 = decoding_batch(student), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    while order:
+        rows = order[:size]
         source = data.pad([sources[i] for i in rows]).to(device)
-        ids, log_probs = student.model.generate(source, max_new_tokens)
+        try:
+            ids, log_probs = student.model.generate(source, max_new_tokens)
+        except torch.OutOfMemoryError:  # of CUDA: half as many at once
+            if len(rows) == 1:
+                raise
+            size = len(rows) // 2
+            continue
         totals = log_probs.cpu().double().sum(1).tolist()
         for i, row, log_prob in zip(rows, ids.tolist(), totals):
             written[i] = student.tokenizer.decode(row), log_prob
+        order = order[size:]
+    torch.set_float32_matmul_precision(tf32)
     return written
 
 
@@ -755,11 +771,12 @@ def predict(run, source, target, kind):
     if len(done) == n:
         print(f"{target}: all {n:,} lines of {source} are there already")
         return
-    begin, began = max(0, len(done) - 1) // BATCH * BATCH, time.time()
+    size, began = decoding_batch(run.student), time.time()
+    begin = max(0, len(done) - 1) // size * size
     with open(target, "ab") as file:
-        for first in range(begin, n, BATCH):
-            answered = answer_lines(run, lines[first : first + BATCH], kind)
-            texts, kept = [json.dumps(line) for line in answered], done[first : first + BATCH]
+        for first in range(begin, n, size):
+            answered = answer_lines(run, lines[first : first + size], kind)
+            texts, kept = [json.dumps(line) for line in answered], done[first : first + size]
             check(texts[: len(kept)] == kept, f"{target}: holds the answers of another student, or "
                   "from another device; name another file with --to")  # fmt: skip
             if first == begin:  # half a line goes only when the whole ones are known to be ours

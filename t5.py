@@ -72,6 +72,11 @@ PRESETS = {  # parameters
 # ------------------------------------------------------------------------------------------------
 # the layers
 
+# For each new shape of a batch, and most are new, cuDNN's attention (the default on H100) builds a
+# plan; its gradients may be NaN where scores are far below 0 (pytorch/pytorch#196678).
+torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 class RMSNorm(nn.Module):
     """Divide by the root of the mean square, in fp32: no mean is subtracted, no bias added."""
 
@@ -174,7 +179,9 @@ def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
         offset, distance = 0, (-distance).clamp(min=0)
     exact = num_buckets // 2
     ratio = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
-    wide = (exact + (ratio * (num_buckets - exact)).long()).clamp(max=num_buckets - 1)
+    # a bucket begins at a whole number, which another device may round to a little below it
+    wide = exact + (ratio * (num_buckets - exact) + 1e-4).long()
+    wide = wide.clamp(max=num_buckets - 1)
     return offset + torch.where(distance < exact, distance, wide)
 
 

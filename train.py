@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import data
 import eval as evaluation
@@ -170,6 +171,14 @@ def student(args):
     return model, tokenizer, origin
 
 
+def default_micro_batch(device, V):
+    """How many examples make 2**23 logits, on a GPU 2**28, where targets are 64 ids long.
+
+    On the CPU a larger tensor than these 32 MB is mapped anew, page by page, each time it is made.
+    """
+    return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
+
+
 def ask_to_stop(number, frame):
     """The first signal lets the loop save its state and end; the second ends it at once."""
     if stop_signals:
@@ -224,8 +233,7 @@ def main(argv=None):
     if precision == "auto" and device.type == "cuda":
         precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     precision = "fp32" if precision == "auto" else precision
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
     compiler = os.environ.get("CXX", "g++")
@@ -233,7 +241,7 @@ def main(argv=None):
           f"{compiler}: install it, name another in CXX, or leave --compile out")
     check(world <= args.batch_size,
           f"--batch-size {args.batch_size} can't be shared by {world} processes")
-    if world > 1:  # numbers on the CPU go by gloo, which does not wait for the GPU
+    if "RANK" in os.environ:  # numbers on the CPU go by gloo, which does not wait for the GPU
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=2))
 
@@ -253,7 +261,7 @@ def main(argv=None):
         check(data.evaluate_equation(label) is not None, "--by-value: expected arithmetic as "
               f"labels, found {label!r:.60}: leave the flag out")
     model, tokenizer, origin = student(args)
-    if rank == 0 and world > 1:
+    if rank == 0 and dist.is_initialized():
         dist.barrier()
     by_value = args.by_value or data.by_value(args.dataset)
     if not by_value:
@@ -328,7 +336,7 @@ def main(argv=None):
 
     def sum_over_processes(number):
         total = torch.tensor(float(number))
-        if world > 1:
+        if dist.is_initialized():
             dist.all_reduce(total)
         return total.item()
 
@@ -336,8 +344,7 @@ def main(argv=None):
 
     def accuracy(student, examples):
         share = examples[rank::world]
-        with autocast():
-            right = evaluation.correct(student, share, evaluation.answer(student, share))
+        right = evaluation.correct(student, share, evaluation.answer(student, share))
         return sum_over_processes(sum(right)) / len(examples)
 
     @torch.no_grad()
@@ -360,10 +367,7 @@ def main(argv=None):
     start, pending = step, []
     began = last_print = last_save = time.time()
     batches = data.batches(len(ids), args.batch_size, args.seed, start)
-    # as many examples at once as make about `max_logits` logits where targets are 64 ids long; on
-    # the CPU 32 MB of them: Linux maps a larger tensor anew, page by page, each time it is made
-    max_logits = 2**23 if device.type == "cpu" else 2**28
-    micro_batch = args.micro_batch or max(1, max_logits // (64 * model.config.vocab_size))
+    micro_batch = args.micro_batch or default_micro_batch(device, model.config.vocab_size)
     loss_of = torch.compile(training_loss, dynamic=True) if args.compile else training_loss
     trim = not (args.method == "mi" and args.mi == "released")  # its loss depends on the padding
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
@@ -387,9 +391,11 @@ def main(argv=None):
         # a signal to one process stops all of them, and this step is not taken
         stopping = sum_over_processes(len(stop_signals)) > 0
         if not stopping:
-            if world > 1:  # the processes' gradients and terms add up as well
-                for share in (*(p.grad for p in model.parameters()), *terms.values()):
-                    dist.all_reduce(share)
+            if dist.is_initialized():  # the processes' gradients and terms add up as well
+                shares = [*(p.grad for p in model.parameters()), *terms.values()]
+                flat = parameters_to_vector(shares)  # one message in place of one a parameter
+                dist.all_reduce(flat)
+                vector_to_parameters(flat, shares)
             # one step of AdamW, at a rate that falls to 0, on gradients clipped to a norm of 1
             lr = args.lr * (1 - step / args.steps)
             for group in optimizer.param_groups:
@@ -451,7 +457,7 @@ def main(argv=None):
         last_save = time.time() if saving else last_save
         if stopping:
             say(f"stopped after step {step}, which is saved: go on with --resume")
-            if world > 1:
+            if dist.is_initialized():
                 dist.barrier()  # none leaves before the state is on disk
             return 128 + (stop_signals or [signal.SIGTERM])[0]
 
@@ -467,7 +473,7 @@ def main(argv=None):
     metrics["test_accuracy_last"] = accuracy(trained, test)
     if rank == 0:
         t5.save(model, run / "last")
-    if world > 1:
+    if dist.is_initialized():
         dist.barrier()  # the best weights are on disk
     chosen = trained._replace(model=t5.load(run).to(device))
     metrics["test_accuracy"] = accuracy(chosen, test)
@@ -486,7 +492,7 @@ def main(argv=None):
     say(f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, "
         f"the best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
         f"{run} was trained in {clock(seconds)}")
-    if world > 1:
+    if dist.is_initialized():
         dist.barrier()  # none leaves while another still needs it
         dist.destroy_process_group()
 

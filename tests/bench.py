@@ -1,32 +1,40 @@
 """How fast and how light: this code against transformers running the released computation.
 
-    python tests/bench.py                            # training, decoding, memory: half an hour
-    python tests/bench.py training                   # one of them
-    python tests/bench.py decoding --student RUN     # also with a student that stops
-    python tests/bench.py --quick                    # a look: one round, batch 8 only
+    python tests/bench.py                       # the CPU: half an hour
+    python tests/bench.py --device cuda         # a card: a few minutes
+    python tests/bench.py --quick               # to see that it runs: every part, once, small
+    python tests/bench.py training              # one part
 
-Full `small` size with random weights, real SVAMP examples and the real vocabulary. A rate is the
-median of rounds in which the sides take turns; a ratio is the median of the rounds' ratios, beside
-the smallest and the largest. Whole procedures are compared. Training, on the same random batches:
-ours encodes both tasks in one pass, with `--mi paper`, in micro-batches; theirs makes two passes
-and computes the released loss, then does so in our micro-batches; then both again in bf16.
-Decoding, in batches of 64: ours sorts the texts by length and drops a row when it ends; theirs
-takes them in the order of the file. Memory: the peak of two steps on the longest rationales, once,
-in a process of its own, with all that it imports. RUN is a student of size small that train.py
-trained on SVAMP with this vocabulary; the labels that it ends are timed alone as well.
+Real SVAMP examples, the real vocabulary, random weights. A rate is the median of rounds in which
+the sides take turns in one process; a ratio is the median of the rounds' ratios, beside the
+smallest and the largest. Whole procedures are compared.
+
+training, compile   Steps on the same random batches. Ours encodes both tasks in one pass, with
+                    `--mi paper`; theirs makes two passes and computes the released loss. The CPU: 5
+                    rounds of one step of 32 examples, in fp32 and in bf16. CUDA: 3 rounds of 20
+                    steps of 64 in bf16, sizes small and base, and the peak of allocated memory.
+decoding            Ours sorts texts by length, takes 64 at once (CUDA: 512) and drops a row when it
+                    ends; theirs takes the file's order. The student, if --student names no run on
+                    SVAMP, is overfitted to a twentieth of SVAMP, so that most of its texts end.
+profile             The operators that take most of our step's time.
+memory              The CPU: the peak of two steps on the longest rationales, in a process of its
+                    own, with all that it imports.
 """
 
 import argparse
+import contextlib
+import io
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import compress
+from itertools import compress, product
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -39,25 +47,51 @@ import t5
 import train
 
 VOCABULARY = t5.PRESETS["small"].vocab_size
+WARM_UP = 3  # steps, and one round of decoding
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Plan(NamedTuple):
+    sizes: list
+    batch: int
+    precisions: list
+    rounds: int
+    steps: int  # of each side in a round
+    texts: int  # to decode
+
+
+PLANS = {
+    "cpu": Plan(["small"], 32, ["fp32", "bf16"], rounds=5, steps=1, texts=200),
+    "cuda": Plan(["small", "base"], 64, ["bf16"], rounds=3, steps=20, texts=512),
+}
+PARTS = ["training", "decoding", "memory", "profile", "compile"]
+USUAL = {"cpu": PARTS[:3], "cuda": [part for part in PARTS if part != "memory"]}
+QUICK = {"sizes": ["tiny"], "batch": 8, "precisions": ["bf16"], "rounds": 1, "steps": 1, "texts": 9}
 
 
 def parse():
     parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
-    parts = ["training", "decoding", "memory"]
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {', '.join(parts)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}")
+    parser.add_argument("--device", default="cpu", choices=PLANS)
     parser.add_argument("--data-root", default="datasets", help="with svamp/, or it is downloaded")
     parser.add_argument("--tokenizer", help="T5's spiece.model, if not the published one")
     parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--measure", nargs=3, metavar=("SIDE", "BATCH", "VOCABULARY"),
-                        help="only this: print the peak memory of two steps")  # fmt: skip
+    parser.add_argument(
+        "--measure",
+        nargs=3,
+        metavar=("SIDE", "BATCH", "VOCABULARY"),
+        help="only this: print the peak memory of two steps",
+    )
     args = parser.parse_args()
-    if unknown := set(args.parts) - set(parts):
-        parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(parts)}")
-    args.parts = args.parts or parts
-    args.rounds = 1 if args.quick else args.rounds
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(PARTS)}")
+    args.plan, usual = PLANS[args.device], USUAL[args.device]
+    if args.quick:
+        args.plan, usual = args.plan._replace(**QUICK), PARTS
+    args.parts = args.parts or usual
     args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
+    args.device = evaluation.find_device(args.device)
     return args
 
 
@@ -66,81 +100,131 @@ def encoded(args):
     return data.encode(examples, data.Tokenizer(args.tokenizer), "mi")
 
 
-def micro_batch_of(vocabulary):  # as train.py on the CPU
-    return max(1, 2**23 // (64 * vocabulary))
+# ---- the two sides' steps
 
 
-def our_step(ids, batch_size, vocabulary=VOCABULARY, dtype=None):
-    """-> a function that takes one of train.py's steps on the next batch."""
-    settings = train.parse(["--dataset", "svamp"])
+class Case(NamedTuple):
+    ids: list  # of examples, as `data.encode` gives them
+    batch: int
+    device: torch.device
+    size: str = "small"
+    precision: str = "fp32"
+    vocabulary: int = t5.PRESETS["small"].vocab_size
+
+    def config(self):
+        return replace(t5.PRESETS[self.size], vocab_size=self.vocabulary)
+
+    def autocast(self):
+        return torch.autocast(self.device.type, DTYPES[self.precision], self.precision != "fp32")
+
+    def step_of(self, model, make_losses):
+        """-> a function that takes a step of AdamW on the next random batch: `make_losses(rows)`
+        are the losses of its micro-batches, which add up to the batch's."""
+        optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
+        batches = data.batches(len(self.ids), self.batch, seed=0)
+
+        def step():
+            for loss in make_losses([self.ids[i] for i in next(batches)]):
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+
+def our_step(case, micro_batch=None, compiled=False):
+    """train.py's step."""
+    args = train.parse(["--dataset", "svamp"])
     torch.manual_seed(0)
-    model = t5.T5(replace(t5.PRESETS["small"], vocab_size=vocabulary)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-    batches, micro_batch = data.batches(len(ids), batch_size, 0), micro_batch_of(vocabulary)
+    model = t5.T5(case.config()).to(case.device).train()
+    micro_batch = micro_batch or train.default_micro_batch(case.device, case.vocabulary)
+    loss_of = torch.compile(train.training_loss, dynamic=True) if compiled else train.training_loss
 
-    def step():
-        rows = [ids[i] for i in next(batches)]
-        micro_batches, totals = data.collate(rows, "cpu", micro_batch=micro_batch)
+    def losses(rows):
+        micro_batches, totals = data.collate(rows, case.device, micro_batch=micro_batch)
         for sources, targets in micro_batches:
-            with torch.autocast("cpu", dtype, enabled=dtype is not None):
-                loss, _ = train.training_loss(model, sources, targets, settings, **totals)
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+            with case.autocast():
+                loss, _ = loss_of(model, sources, targets, args, **totals)
+            yield loss
 
-    return step
+    return case.step_of(model, losses)
 
 
-def their_step(ids, batch_size, vocabulary=VOCABULARY, micro_batch=None, dtype=None):
-    """-> a function that takes the released code's step, over transformers' model: random batches
-    padded to their longest, two whole passes, the maximum over all positions, both losses. The
-    batches are those of our step; with `micro_batch` it takes our micro-batches too."""
+def their_step(case, micro_batch=None):
+    """The released code's step, over transformers' model: batches padded to their longest, two
+    whole passes, the maximum over all positions, both losses."""
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.T5Config(vocab_size=vocabulary, decoder_start_token_id=0, use_cache=False)
-    model = transformers.T5ForConditionalGeneration(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-    batches = data.batches(len(ids), batch_size, 0)
+    config = asdict(case.config()) | {"decoder_start_token_id": t5.PAD, "use_cache": False}
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**config))
+    model.to(case.device).train()
+    size = micro_batch or case.batch
 
     def loss_of(rows):
         loss, logits = 0.0, []
         for task in (0, 1):
             source, target = (data.pad([row[side][task] for row in rows]) for side in (0, 1))
-            out = model(input_ids=source, attention_mask=(source != 0).long(),
-                        labels=target.masked_fill(target == 0, -100))  # fmt: skip
+            mask, labels = (source != 0).long(), target.masked_fill(target == 0, -100)
+            source, mask, labels = (ids.to(case.device) for ids in (source, mask, labels))
+            out = model(input_ids=source, attention_mask=mask, labels=labels)
             loss = loss + 0.5 * out.loss
             logits.append(out.logits)
         label = logits[0].detach().softmax(-1).max(1).values
         rationale = logits[1].softmax(-1).max(1).values
         return loss + 0.1 * F.cross_entropy(rationale, label)
 
-    def step():
-        rows = sorted((ids[i] for i in next(batches)), key=lambda row: len(row[1][1]))
-        for first in range(0, batch_size, micro_batch or batch_size):
-            share = rows[first : first + (micro_batch or batch_size)]
-            with torch.autocast("cpu", dtype, enabled=dtype is not None):
-                loss = loss_of(share) * len(share) / batch_size
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+    def losses(rows):
+        rows = sorted(rows, key=lambda row: len(row[1][1]))
+        for first in range(0, case.batch, size):
+            share = rows[first : first + size]
+            with case.autocast():
+                loss = loss_of(share) * len(share) / case.batch
+            yield loss
 
-    return step
+    return case.step_of(model, losses)
 
 
-def seconds(function):
+# ---- time and memory
+
+
+def wait_for(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(function, device):
+    wait_for(device)
     began = time.perf_counter()
     function()
+    wait_for(device)
     return time.perf_counter() - began
 
 
-def in_turn(functions, rounds):
-    """[seconds of each function] of each round, after one to warm up."""
-    for function in functions:
-        function()
-    return [[seconds(function) for function in functions] for _ in range(rounds)]
+def allocated(device):
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+class Side:
+    """One side's step: its seconds and, on CUDA, the most memory that it held itself (GiB)."""
+
+    def __init__(self, make, device):
+        before, self.device, self.peak = allocated(device), device, 0.0
+        self.step = make()
+        for _ in range(WARM_UP):
+            self.step()
+        self.resident = allocated(device) - before  # weights and AdamW's state
+
+    def take(self, steps):
+        before = allocated(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        taken = seconds(lambda: [self.step() for _ in range(steps)], self.device)
+        if self.device.type == "cuda":
+            most = torch.cuda.max_memory_allocated() - before + self.resident
+            self.peak = max(self.peak, most / 2**30)
+        return taken
 
 
 def rates(name, rounds, ours, theirs):
@@ -154,130 +238,223 @@ def row(name, ours, theirs, ratio, spread=""):
     print(f"{name:<44}{ours:>9.2f}{theirs:>14.2f}{ratio:>8.2f} x  {spread}", flush=True)
 
 
-def matrix_peak():
-    """The machine's best GFLOP/s in an fp32 product of two (2048, 2048) matrices."""
-    a, b = torch.randn(2_048, 2_048), torch.randn(2_048, 2_048)
-    return 2 * 2_048**3 / min(seconds(lambda: a @ b) for _ in range(10)) / 1e9
+def matrix_peak(device, dtype):
+    """The machine's best TFLOP/s in one large matrix product."""
+    n = 8_192 if device.type == "cuda" else 2_048
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    return 2 * n**3 / min(seconds(lambda: a @ b, device) for _ in range(10)) / 1e12
 
 
-def measure_in_process(args, side, batch_size, vocabulary):
+def print_share_of_peak(case, steps):
+    counted, timed = our_step(case), our_step(case)  # the same batches
+    counted(), timed()
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(steps):
+            counted()
+    took = seconds(lambda: [timed() for _ in range(steps)], case.device)
+    rate = counter.get_total_flops() / took / 1e12
+    peak = matrix_peak(case.device, DTYPES[case.precision])
+    print(
+        f"    TFLOP/s in products: {rate:.3g} in our step, {peak:.3g} in one large product: "
+        f"{rate / peak:.0%}; 10,000 steps take {10_000 * took / steps / 60:,.0f} minutes"
+    )
+
+
+# ---- the parts
+
+
+def bench_steps(args, sides, rows):
+    """Time the sides, {name: what makes its step}; print rows, (title, our side, their side).
+    -> seconds that it took to make them and to warm up."""
+    began = time.perf_counter()
+    made = {name: Side(make, args.device) for name, make in sides.items()}
+    ready = time.perf_counter() - began
+    taken = [
+        {name: side.take(args.plan.steps) for name, side in made.items()}
+        for _ in range(args.plan.rounds)
+    ]
+    examples = args.plan.steps * args.plan.batch
+    for title, ours, theirs in rows:
+        rates(title, [(turn[ours], turn[theirs]) for turn in taken], examples, examples)
+        peaks = made[ours].peak, made[theirs].peak
+        if peaks[0]:
+            row("    peak memory, GiB", *peaks, peaks[1] / peaks[0])
+    return ready
+
+
+def bench_training(args):
+    micro_batch = train.default_micro_batch(args.device, VOCABULARY)
+    for size, precision in product(args.plan.sizes, args.plan.precisions):
+        case = Case(encoded(args), args.plan.batch, args.device, size, precision)
+        sides = {"ours": partial(our_step, case), "theirs": partial(their_step, case)}
+        title = f"training, examples/s, {size}, {precision}, batch {case.batch}"
+        rows = [(title, "ours", "theirs")]
+        if micro_batch < case.batch:
+            sides["alike"] = partial(their_step, case, micro_batch)
+            rows.append(("    theirs in our micro-batches", "ours", "alike"))
+        else:
+            sides["parts"] = partial(our_step, case, 16)
+            rows.append(("    ours in micro-batches of 16", "parts", "theirs"))
+        bench_steps(args, sides, rows)
+        print_share_of_peak(case, args.plan.steps)
+
+
+def bench_compile(args):
+    for size in args.plan.sizes:
+        case = Case(encoded(args), args.plan.batch, args.device, size, "bf16")
+        ours = partial(our_step, case, compiled=True)
+        sides = {"ours": ours, "theirs": partial(their_step, case)}
+        title = f"--compile, examples/s, {size}, bf16, batch {case.batch}"
+        ready = bench_steps(args, sides, [(title, "ours", "theirs")])
+        print(f"    the first {WARM_UP} steps of both took {ready:.0f} s")
+
+
+def bench_profile(args):
+    for size in args.plan.sizes:
+        step = our_step(Case(encoded(args), args.plan.batch, args.device, size, "bf16"))
+        step()
+        with torch.profiler.profile() as profile:
+            step()
+        rows = profile.key_averages()
+        print(f"our step, {size}, bf16, batch {args.plan.batch}: what takes its time")
+        print(rows.table(f"self_{args.device.type}_time_total", 12, max_name_column_width=40))
+
+
+def decode_in_turn(texts, name, weights, length, args):
+    """Decode the texts on both sides -> the rounds' seconds, and of each text whether it ended."""
+    import transformers
+
+    tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights).to(args.device)
+    student = evaluation.Student(model, tokenizer, "mi", True, length)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).to(args.device).eval()
+    ids = [tokenizer.encode(text) for text in texts]
+    found = {}
+
+    def we():
+        found["ours"] = [text for text, _ in evaluation.generate_text(student, texts, length)]
+
+    def they(size):
+        found[size] = []
+        for first in range(0, len(ids), size):
+            source = data.pad(ids[first : first + size]).to(args.device)
+            out = theirs.generate(
+                input_ids=source,
+                attention_mask=(source != 0).long(),
+                do_sample=False,
+                max_new_tokens=length,
+            )
+            found[size].extend(out[:, 1:].tolist())
+
+    sizes = sorted({64, evaluation.decoding_batch(student)})
+    sides = [we, *(partial(they, size) for size in sizes)]
+    for side in sides:  # to warm up
+        side()
+    rounds = [[seconds(side, args.device) for side in sides] for _ in range(args.plan.rounds)]
+    for column, size in enumerate(sizes, 1):
+        label = f"decoding, rows/s, {name}" if size == 64 else f"    theirs in batches of {size}"
+        rates(label, [(r[0], r[column]) for r in rounds], len(ids), len(ids))
+    rows = found[64]
+    same = sum(text == tokenizer.decode(row) for text, row in zip(found["ours"], rows))
+    ended = [t5.EOS in row for row in rows]
+    written = sum(i != t5.PAD for row in rows for i in row) / len(ids)
+    print(
+        f"    {same} of {len(ids)} outputs identical; {written:.1f} ids a row, "
+        f"{len(ids) - sum(ended)} rows cut at {length}"
+    )
+    return rounds, ended
+
+
+def train_student(args, folder):
+    flags = f"--dataset svamp --size {args.plan.sizes[0]} --from-scratch --method dss --lr 5e-4"
+    flags += f" --subsample 0.05 --steps {20 if args.quick else 400} --batch-size 8"
+    flags += f" --eval-every 400 --precision bf16 --device {args.device.type}"
+    files = ["--data-root", args.data_root, "--tokenizer", args.tokenizer, "--out", folder]
+    with contextlib.redirect_stdout(io.StringIO()):
+        train.main([*flags.split(), *map(str, files)])
+    (run,) = Path(folder).glob("svamp-*")
+    return run
+
+
+def bench_decoding(args):
+    splits = [data.load("svamp", split, args.data_root) for split in ("test", "train")]
+    examples = [*splits[0], *splits[1]][: args.plan.texts]
+    labels, rationales = (
+        [f"{task}: {example.input}" for example in examples] for task in ("predict", "explain")
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        own_head = dict(tie_word_embeddings=False, scale_decoder_outputs=False)
+        preset = t5.PRESETS[args.plan.sizes[0]]
+        model = t5.T5(replace(preset, **own_head))  # tied, it repeats what it reads
+        with torch.no_grad():  # never the most probable: no end, and no id that names no token
+            model.head.weight[: t5.EOS + 1] = model.head.weight[model.config.num_tokens :] = 0.0
+        t5.save(model, folder)
+        decode_in_turn(labels, "fixed 48 tokens", folder, 48, args)
+    with tempfile.TemporaryDirectory() as folder:
+        student = args.student or train_student(args, folder)
+        one, ended = decode_in_turn(labels, "labels", student, 64, args)
+        other, _ = decode_in_turn(rationales, "rationales", student, 64, args)
+        both = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(one, other)]
+        rates("decoding, rows/s, both", both, len(labels), len(labels))
+        if 0 < sum(ended) < len(labels):
+            labels = list(compress(labels, ended))
+            decode_in_turn(labels, "the labels that end", student, 64, args)
+
+
+def measure_in_process(args, side, batch, vocabulary):
     """Peak memory (GiB) of two steps in a process of its own."""
     files = ["--data-root", args.data_root, "--tokenizer", args.tokenizer]
-    command = [sys.executable, __file__, *files, "--measure", side, batch_size, vocabulary]
+    command = [sys.executable, __file__, *files, "--measure", side, batch, vocabulary]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def bench_training(args):
-    ids, B = encoded(args), 8 if args.quick else 32
-    for name, dtype in ("fp32", None), ("bf16", torch.bfloat16):
-        ours, theirs = our_step(ids, B, dtype=dtype), their_step(ids, B, dtype=dtype)
-        alike = their_step(ids, B, micro_batch=micro_batch_of(VOCABULARY), dtype=dtype)
-        rounds = in_turn([ours, theirs, alike], args.rounds)
-        rates(f"training, examples/s, batch {B}, {name}", [(a, b) for a, b, _ in rounds], B, B)
-        rates("    theirs in our micro-batches", [(a, c) for a, _, c in rounds], B, B)
-    counted, timed = our_step(ids, B), our_step(ids, B)  # the same batches
-    with FlopCounterMode(display=False) as counter:
-        counted()
-    timed()  # warms up on the first batch, which the other took
-    rate = counter.get_total_flops() / seconds(timed) / 1e9
-    print(f"    GFLOP/s in products: {rate:.0f} in our step, {matrix_peak():.0f} in one large one")
-
-
-def in_turn_on(texts, name, weights, length, args):
-    """Decode the texts on both sides -> the rounds' seconds, and of each text whether it ended."""
-    import transformers
-
-    tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights)
-    student = evaluation.Student(model, tokenizer, "mi", True, length)
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
-    ids = [tokenizer.encode(text) for text in texts]
-    ours, found = [], []
-
-    def we():
-        ours[:] = [text for text, _ in evaluation.generate_text(student, texts, length)]
-
-    def they():
-        found.clear()
-        for first in range(0, len(ids), 64):
-            source = data.pad(ids[first : first + 64])
-            out = theirs.generate(input_ids=source, attention_mask=(source != 0).long(),
-                                  do_sample=False, max_new_tokens=length)  # fmt: skip
-            found.extend(out[:, 1:].tolist())
-
-    rounds = in_turn([we, they], args.rounds)
-    rates(f"decoding, rows/s, {name}", rounds, len(ids), len(ids))
-    same = sum(text == tokenizer.decode(row) for text, row in zip(ours, found))
-    ended = [t5.EOS in row for row in found]
-    written = sum(i != t5.PAD for row in found for i in row) / len(ids)
-    print(f"    {same} of {len(ids)} outputs identical; {written:.1f} ids a row, "
-          f"{len(ids) - sum(ended)} rows cut at {length}")  # fmt: skip
-    return rounds, ended
-
-
-def bench_decoding(args):
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    examples = data.load("svamp", "test", args.data_root)
-    labels, rationales = ([f"{task}: {example.input}" for example in examples]
-                          for task in ("predict", "explain"))  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        own_head = dict(tie_word_embeddings=False, scale_decoder_outputs=False)
-        model = t5.T5(replace(t5.PRESETS["small"], **own_head))  # tied, it repeats what it reads
-        with torch.no_grad():  # never the most probable: no end, and no id that names no token
-            model.head.weight[: t5.EOS + 1] = model.head.weight[model.config.num_tokens :] = 0.0
-        t5.save(model, folder)
-        in_turn_on(labels, "fixed 48 tokens", folder, 48, args)
-    if args.student:
-        one, ended = in_turn_on(labels, "labels", args.student, 64, args)
-        other, _ = in_turn_on(rationales, "rationales", args.student, 64, args)
-        both = [(a + c, b + d) for (a, b), (c, d) in zip(one, other)]
-        rates("decoding, rows/s, both", both, len(labels), len(labels))
-        if 0 < sum(ended) < len(labels):
-            labels = list(compress(labels, ended))
-            in_turn_on(labels, "the labels that end", args.student, 64, args)
+def print_peak_memory(args):
+    side, batch, vocabulary = args.measure[0], *map(int, args.measure[1:])
+    longest = sorted(encoded(args), key=lambda row: len(row[1][1]))[-batch:]
+    case = Case(longest, batch, args.device, vocabulary=vocabulary)
+    alike = partial(their_step, micro_batch=train.default_micro_batch(args.device, vocabulary))
+    step = {"ours": our_step, "theirs": their_step, "alike": alike}[side](case)
+    step(), step()
+    status = Path("/proc/self/status").read_text()  # getrusage's peak counts the parent's too
+    print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20)
 
 
 def bench_memory(args):
-    """The peaks by batch and by vocabulary, and what an example more costs with each vocabulary."""
-    twice = 2 * VOCABULARY
-    plan = {VOCABULARY: [8]} if args.quick else {VOCABULARY: [8, 16, 32, 64], twice: [8, 16, 32]}
-    for vocabulary, sizes in plan.items():
-        peaks = [[measure_in_process(args, side, size, vocabulary) for side in ("ours", "theirs")]
-                 for size in sizes]  # fmt: skip
-        for size, (ours, theirs) in zip(sizes, peaks):
-            row(f"peak memory, GiB, batch {size}, V = {vocabulary:,}", ours, theirs, theirs / ours)
-        if 32 in sizes:
-            growth = [1024 * (b - a) / 24 for a, b in zip(peaks[0], peaks[2])]
-            name = "    MiB for each example more, from 8 to 32"
-            print(f"{name:44}{growth[0]:>9.1f}{growth[1]:>14.1f}")
-            alike, (ours, _) = measure_in_process(args, "alike", 32, vocabulary), peaks[2]
-            row("    theirs in our micro-batches, batch 32", ours, alike, alike / ours)
+    """The peaks by batch, with T5's vocabulary and with twice as many words."""
+    batches = [8] if args.quick else [8, 16, 32, 64]
+    for vocabulary, batch in product((VOCABULARY, 2 * VOCABULARY), batches):
+        ours, theirs, alike = (
+            measure_in_process(args, side, batch, vocabulary)
+            for side in ("ours", "theirs", "alike")
+        )
+        row(f"peak memory, GiB, batch {batch}, V = {vocabulary:,}", ours, theirs, theirs / ours)
+        row("    theirs in our micro-batches", ours, alike, alike / ours)
 
 
 def main():
     args = parse()
     if args.measure:
-        side, batch_size, vocabulary = args.measure[0], *map(int, args.measure[1:])
-        longest = sorted(encoded(args), key=lambda row: len(row[1][1]))[-batch_size:]
-        alike = partial(their_step, micro_batch=micro_batch_of(vocabulary))
-        make = {"ours": our_step, "theirs": their_step, "alike": alike}[side]
-        step = make(longest, batch_size, vocabulary)
-        step(), step()
-        status = Path("/proc/self/status").read_text()  # getrusage's peak counts the parent's too
-        print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20)
-        return
-    benches = {"training": bench_training, "decoding": bench_decoding, "memory": bench_memory}
-    if wanted := [benches[part] for part in args.parts if part in benches]:
-        import transformers
+        return print_peak_memory(args)
+    import transformers
 
-        print(f"torch {torch.__version__}, transformers {transformers.__version__}, "
-              f"{torch.get_num_threads()} threads, small, SVAMP\n"
-              f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}")  # fmt: skip
-        for bench in wanted:
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    cpu = f"the CPU, {torch.get_num_threads()} threads"
+    card = torch.cuda.get_device_name() if args.device.type == "cuda" else cpu
+    print(
+        f"{card}, torch {torch.__version__}, transformers {transformers.__version__}\n"
+        f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}"
+    )
+    benches = {
+        "training": bench_training,
+        "decoding": bench_decoding,
+        "memory": bench_memory,
+        "profile": bench_profile,
+        "compile": bench_compile,
+    }
+    for part, bench in benches.items():
+        if part in args.parts:
             bench(args)
 
 

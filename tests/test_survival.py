@@ -179,23 +179,6 @@ def torchrun(n, *rest):
             "--master_port", str(random.randint(20_000, 60_000)), *rest]  # fmt: skip
 
 
-@pytest.mark.parametrize("mi, size", [("paper", 8), ("released", 7)])
-def test_two_processes_give_the_losses_of_one_at_the_same_batch(toy, tmp_path, mi, size):
-    # a small rate: each step of training magnifies the rounding of the steps before
-    flags = ("--steps", 10, "--mi", mi, "--batch-size", size, "--lr", "2e-4")
-    one = finish(command(toy, tmp_path / "one", *flags))
-    two = finish(torchrun(2, *command(toy, tmp_path / "two", *flags)[1:]))
-    assert one.returncode == two.returncode == 0, two.stderr
-    a, b = log_of(the_run(tmp_path / "one")), log_of(the_run(tmp_path / "two"))
-    for one, other in zip(a, b, strict=True):
-        for term in ("loss", "prediction", "generation", "mi"):
-            assert one[term] == pytest.approx(other[term], abs=1e-5)
-    a, b = (the_run(tmp_path / n) / "metrics.json" for n in ("one", "two"))
-    key = "test_accuracy_last"
-    assert json.loads(a.read_text())[key] == json.loads(b.read_text())[key]
-    assert two.stdout.count("test accuracy") == 1  # one process speaks
-
-
 def test_a_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path):
     process = start(torchrun(2, *command(toy, tmp_path, "--steps", 30_000)[1:]))
     wait_for(lambda: any(tmp_path.glob("*/state.pt")), process)

@@ -6,8 +6,8 @@
 
 The ladder, for random weights that transformers wrote, tiny and full-size: logits within 1e-4,
 loss within 1e-5, each gradient within 1e-3 of its norm, 64 greedy ids equal; then what we save,
-read by transformers. Then files, other people's folders, decoding, half precision, errors.
-No two dimensions are equal.
+read by transformers. Then files, other people's folders, decoding, errors; half precision is in
+test_device.py. No two dimensions are equal.
 """
 
 import json
@@ -496,45 +496,6 @@ def test_more_padding_changes_nothing(config):
     model, (input_ids, target_ids) = lively(t5.T5, config), make_batch(config)
     padded = model(F.pad(input_ids, (0, 5)), F.pad(target_ids, (0, 2)))
     assert_near(padded[:, :T], model(input_ids, target_ids), atol=1e-5)
-
-
-# ---- half precision
-
-def logits_and_gradients(model, dtype, input_ids, target_ids):
-    model.zero_grad()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        logits = model(input_ids, target_ids).float()
-    F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), ignore_index=PAD).backward()
-    return logits.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
-
-
-@both_versions
-@pytest.mark.parametrize("dtype, near", [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
-def test_half_precision_stays_near_fp32(config, dtype, near):
-    """Of the norm: logits 5% in bf16 and 1% in fp16, gradients 10% (a ReLU near 0 may flip)."""
-    model, batch = lively(t5.T5, config), make_batch(config)
-    logits, gradients = logits_and_gradients(model, torch.float32, *batch)
-    half_logits, half_gradients = logits_and_gradients(model, dtype, *batch)
-    assert 0 < (half_logits - logits).norm() < near * logits.norm()
-    assert (half_gradients - gradients).norm() < 0.1 * gradients.norm()
-    with torch.autocast("cpu", dtype):
-        assert model.generate(batch[0], T)[1].isfinite().all()
-
-
-@both_versions
-def test_fp16_survives_a_feed_forward_product_beyond_its_range(config):
-    """T5's own weights pass 65,504, fp16's largest number, at `down`; these at gate * up too."""
-    model, products = lively(t5.T5, config), []
-    for block in [*model.encoder, *model.decoder]:
-        torch.nn.init.constant_(block.feed_forward.down.weight, 60_000)
-        block.feed_forward.down.register_forward_hook(lambda down, h, _: products.append(
-            F.linear(h[0].half(), down.weight.half())))  # fmt: skip
-        if block.feed_forward.gate:
-            block.feed_forward.gate.weight.data *= 1_000
-            block.feed_forward.up.weight.data *= 1_000
-    logits, gradients = logits_and_gradients(model, torch.float16, *make_batch(config))
-    assert len(products) == 5 and not any(p.isfinite().all() for p in products)  # in plain fp16
-    assert logits.isfinite().all() and gradients.isfinite().all()
 
 
 # ---- errors: one line that says what and where

@@ -112,7 +112,6 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(toy, tmp_p
 METHODS = [
     ("--method", "finetune"), ("--method", "single"), ("--method", "dss"), ("--mi", "released"),
     ("--mi", "kl"), ("--reduce", "mean"), ("--labels", "llm"), ("--subsample", "0.5"),
-    ("--precision", "bf16"), ("--precision", "fp16"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,375 @@
+"""Every line that depends on the device, on each device at hand: the CPU, and CUDA or MPS.
+
+    python -m pytest tests/test_device.py              # a minute and a half on one CPU core
+    python -m pytest tests/test_device.py -k cuda      # on a card
+
+The reference is the CPU in fp32, one example at a time. Logits and terms agree with it within 1e-4,
+each gradient within 1e-3 of its norm, greedy ids and accuracies exactly.
+"""
+
+import contextlib
+import io
+import json
+import random
+import re
+import signal
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_survival import command, finish, log_of, the_run, torchrun
+from test_t5 import TINY, TINY_V1_1, assert_near, lively
+
+import data
+import eval as evaluation
+import t5
+import train
+
+CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
+DEVICES = ["cpu", *["cuda"] * CUDA, *["mps"] * MPS]
+on_each_device = pytest.mark.parametrize("device", DEVICES)
+both_versions = pytest.mark.parametrize("config", [TINY, TINY_V1_1], ids=["v1.0", "v1.1"])
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+FORMS = [(form, reduce) for form in train.FORMS for reduce in ("max", "mean")]
+
+
+def made_up(config, lengths):
+    """Rows as `data.encode` gives them, of random ids: [([source] * 2, [target] * 2)]."""
+    rng = random.Random(0)
+
+    def ids(n):
+        return [*(rng.randrange(2, config.num_tokens) for _ in range(n - 1)), t5.EOS]
+
+    return [([ids(s), ids(s + 1)], [ids(t), ids(u)]) for s, t, u in lengths]
+
+
+LENGTHS = [(3, 2, 9), (30, 6, 21), (11, 3, 4), (64, 9, 64)]  # of source, label and rationale
+
+
+def terms_and_gradients(
+    model, rows, device="cpu", dtype=None, micro_batch=None, mi="paper", reduce="max"
+):
+    """What train.py computes of a batch, without dropout: {term: number}, {parameter: gradient}."""
+    model, terms = deepcopy(model).to(device).eval(), {}
+    args = train.parse(["--mi", mi, "--reduce", reduce])
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
+    micro_batches, totals = data.collate(rows, device, 0, 1, micro_batch, mi != "released")
+    for sources, targets in micro_batches:
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            loss, parts = train.training_loss(model, sources, targets, args, **totals)
+        scaler.scale(loss).backward()
+        for name, part in parts.items():
+            terms[name] = terms.get(name, 0.0) + part.item()
+    scale = scaler.get_scale()
+    return terms, {name: p.grad.cpu() / scale for name, p in model.named_parameters()}
+
+
+# ---- fp32: the CPU's numbers
+
+
+@on_each_device
+@both_versions
+def test_logits_are_those_of_the_cpu_one_row_at_a_time(device, config):
+    model, rows = lively(t5.T5, config), made_up(config, LENGTHS)
+    sources, targets = (data.pad([row[side][1] for row in rows]) for side in (0, 1))
+    alone = [model(*(torch.tensor(ids[1])[None] for ids in row))[0] for row in rows]
+    found = model.to(device)(sources.to(device), targets.to(device)).cpu()
+    for logits, expected in zip(found, alone):
+        assert_near(logits[: len(expected)], expected, atol=1e-4)
+
+
+@on_each_device
+@both_versions
+@pytest.mark.parametrize("mi, reduce", FORMS)
+def test_terms_and_gradients_are_those_of_the_cpu_one_example_at_a_time(device, config, mi, reduce):
+    model, rows = lively(t5.T5, config), made_up(config, LENGTHS)
+    settings = dict(mi=mi, reduce=reduce)
+    expected, gradients = terms_and_gradients(model, rows, micro_batch=1, **settings)
+    terms, found = terms_and_gradients(model, rows, device, **settings)
+    assert terms == pytest.approx(expected, rel=1e-4)
+    for name, gradient in gradients.items():
+        assert (found[name] - gradient).norm() < 1e-3 * gradient.norm(), name
+
+
+def exact_bucket(distance, num_buckets, max_distance):
+    """The bucket of a distance to the left, in whole numbers: the k-th wide one begins where
+    (distance / exact) ** wide = (max_distance / exact) ** k."""
+    exact = num_buckets // 2
+    wide = num_buckets - exact
+    if distance < exact:
+        return distance
+    reached = [k for k in range(wide) if distance**wide * exact**k >= max_distance**k * exact**wide]
+    return exact + max(reached)
+
+
+@on_each_device
+@pytest.mark.parametrize("num_buckets, max_distance", [(32, 128), (32, 256), (8, 20)])
+def test_relative_buckets_are_exact_on_every_device(device, num_buckets, max_distance):
+    distance = torch.arange(1_500, device=device)
+    for sides, sign in ((1, -1), (2, -1), (2, 1)):
+        found = t5.relative_bucket(sign * distance, sides == 2, num_buckets, max_distance).tolist()
+        expected = [exact_bucket(d, num_buckets // sides, max_distance) for d in range(1_500)]
+        right = num_buckets // 2 * (sign == 1)  # of both sides, this one has the second half
+        assert found == [bucket + right * (d > 0) for d, bucket in enumerate(expected)]
+
+
+@on_each_device
+def test_greedy_ids_are_those_of_the_cpu_alone_and_among_512(device):
+    model = lively(t5.T5, TINY_V1_1)
+    rows = [row[0][0] for row in made_up(TINY_V1_1, [(n, 1, 1) for n in range(2, 34)])]
+    model.head.weight.data[t5.EOS] = model.head.weight.data[27]  # an id that many rows hold
+    model.head.weight.data[27] = 0
+    alone = [model.generate(torch.tensor([row]), 20)[0][0] for row in rows]
+    ended = [t5.EOS in ids for ids in alone]
+    assert any(ended) and not all(ended)
+    model.to(device)
+    many = model.generate(data.pad(16 * rows).to(device), 20)[0].cpu()
+    for i, ids in enumerate(16 * alone):
+        assert torch.equal(many[i], F.pad(ids, (0, 20 - len(ids))))
+    for row, ids in zip(rows, alone):
+        assert torch.equal(model.generate(torch.tensor([row], device=device), 20)[0][0].cpu(), ids)
+
+
+# ---- half precision
+
+
+@cache
+def small():
+    torch.manual_seed(0)
+    model = t5.T5(t5.PRESETS["small"])
+    rows = made_up(model.config, LENGTHS)
+    return model, rows, terms_and_gradients(model, rows)
+
+
+def joined(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients.values()]).double()
+
+
+@on_each_device
+@HALVES
+def test_half_precision_stays_near_fp32(device, dtype):
+    """`small`, random weights: terms within 1%, the angle between the gradients below 8 degrees."""
+    model, rows, (expected, gradients) = small()
+    terms, found = terms_and_gradients(model, rows, device, dtype)
+    assert terms == pytest.approx(expected, rel=0.01) and terms != expected
+    assert all(gradient.isfinite().all() for gradient in found.values())
+    assert F.cosine_similarity(joined(found), joined(gradients), 0) > 0.99
+
+
+@on_each_device
+@both_versions
+def test_fp16_survives_a_feed_forward_product_beyond_its_range(device, config):
+    """T5's own weights pass 65,504, fp16's largest number, at `down`; these at gate * up too."""
+    model, products = lively(t5.T5, config), []
+    for block in [*model.encoder, *model.decoder]:
+        torch.nn.init.constant_(block.feed_forward.down.weight, 60_000)
+        block.feed_forward.down.register_forward_hook(
+            lambda down, h, _: products.append(F.linear(h[0].half(), down.weight.half()))
+        )
+        if block.feed_forward.gate:
+            block.feed_forward.gate.weight.data *= 1_000
+            block.feed_forward.up.weight.data *= 1_000
+    rows = made_up(config, LENGTHS)
+    terms, gradients = terms_and_gradients(model, rows, device, torch.float16)
+    assert len(products) == 3 + 2 * 2 and not any(p.isfinite().all() for p in products)
+    assert all(abs(term) < float("inf") for term in terms.values())
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
+@on_each_device
+@pytest.mark.parametrize(
+    "dtype", [None, torch.bfloat16, torch.float16], ids=["fp32", "bf16", "fp16"]
+)
+def test_masked_scores_give_finite_gradients(device, dtype):
+    """64 positions, of which a row uses all, one or, in a source of padding alone, none; all scores
+    far below 0, which changes no softmax. With both, cuDNN's attention has given NaN on H100."""
+    torch.manual_seed(0)
+    model = t5.T5(replace(t5.PRESETS["tiny"], vocab_size=TINY.vocab_size))
+    for bias in (model.encoder_bias, model.decoder_bias):
+        bias.weight.data -= 100
+    rows = made_up(TINY, [(63, 64, 64), (1, 1, 1), (1, 1, 1)])
+    rows[2] = ([[t5.PAD], [t5.PAD]], rows[2][1])
+    _, gradients = terms_and_gradients(model, rows, device, dtype)
+    _, expected = terms_and_gradients(model, rows)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert F.cosine_similarity(joined(gradients), joined(expected), 0) > 0.99
+
+
+# ---- whole runs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """The root of a toy set that is large enough to tell two students apart."""
+    root = tmp_path_factory.mktemp("data")
+    data.write_toy(root, {"train": 400, "test": 300})
+    return root
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """stop(n): SIGTERM, which train.py catches, arrives while its n-th batch is made."""
+    collate = data.collate
+    before = signal.signal(signal.SIGTERM, train.ask_to_stop)
+
+    def at(n):
+        monkeypatch.setattr(train, "stop_signals", [])
+        calls = []
+
+        def watched(*batch):
+            calls.append(batch)
+            if len(calls) == n:
+                signal.raise_signal(signal.SIGTERM)
+            return collate(*batch)
+
+        monkeypatch.setattr(data, "collate", watched)
+
+    yield at
+    signal.signal(signal.SIGTERM, before)
+    torch.set_float32_matmul_precision("highest")  # after a run in tf32
+
+
+def accuracy_of(run, device, *flags):
+    """The accuracy that `eval.py RUN` prints, in %."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        evaluation.main([str(run), "--device", device, "--samples", "0", *flags])
+    return re.search(r"accuracy, %\s+(\S+)", out.getvalue())[1]
+
+
+# on the CPU compiling takes two minutes: there the graph is compared, in tests/test_train.py
+PRECISIONS = [
+    (device, precision)
+    for device in DEVICES
+    for precision in ("auto", "tf32", "bf16", "fp16", "compile")
+    if (device, precision) != ("cpu", "compile")
+]
+
+
+@pytest.mark.parametrize("device, precision", PRECISIONS)
+def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
+    root, tmp_path, monkeypatch, stop, device, precision
+):
+    """All texts are written in plain fp32, in whatever precision the student is trained."""
+    generate, written_in = t5.T5.generate, set()
+
+    def watched(*batch):
+        autocast = torch.is_autocast_enabled(device)
+        written_in.add((autocast, torch.get_float32_matmul_precision()))
+        return generate(*batch)
+
+    monkeypatch.setattr(t5.T5, "generate", watched)
+    flags = ["--compile"] if precision == "compile" else ["--precision", precision]
+    flags += ["--steps", "60", "--eval-every", "60", "--data-root", str(root), "--device", device]
+    flags += ["--out", str(tmp_path)]
+    stop(21)
+    assert train.main(flags) == 128 + signal.SIGTERM
+    run = the_run(tmp_path)
+    assert len(log_of(run)) == 20 == torch.load(run / "state.pt", weights_only=True)["step"]
+    stop(0)
+    train.main([*flags, "--resume"])
+    log, metrics = log_of(run), json.loads((run / "metrics.json").read_text())
+    assert [line["step"] for line in log] == list(range(1, 61))
+    assert log[59]["loss"] < log[20]["loss"] < log[0]["loss"]
+    assert metrics["test_accuracy"] > 0
+    for path, split, found in (
+        (run, "valid", log[-1]["validation_accuracy"]),
+        (run, "test", metrics["test_accuracy"]),
+        (run / "last", "test", metrics["test_accuracy_last"]),
+    ):
+        assert accuracy_of(path, device, "--split", split) == f"{100 * found:.2f}"
+    assert written_in == {(False, "highest")}
+
+
+@on_each_device
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_never_waits_for_the_device(root, tmp_path, monkeypatch, device, precision):
+    """From a batch to its step of AdamW: on CUDA, whatever would wait there raises an error."""
+    collate, zero_grad, steps = data.collate, torch.optim.AdamW.zero_grad, []
+
+    def waiting(mode):
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode(mode)
+
+    def begin(*batch):
+        if torch.is_grad_enabled():  # not in validation
+            waiting("error")
+        return collate(*batch)
+
+    def end(optimizer):
+        waiting("default")
+        steps.append(optimizer)
+        zero_grad(optimizer)
+
+    monkeypatch.setattr(data, "collate", begin)
+    monkeypatch.setattr(torch.optim.AdamW, "zero_grad", end)
+    flags = ["--data-root", str(root), "--out", str(tmp_path), "--device", device]
+    train.main([*flags, "--precision", precision, "--steps", "3", "--batch-size", "8"])
+    assert len(steps) == 3
+
+
+@on_each_device
+def test_texts_are_the_same_where_memory_holds_fewer_at_once(root, monkeypatch, device):
+    tokenizer, generate = data.Tokenizer(root / "toy" / "spiece.model"), t5.T5.generate
+    rows = -len(tokenizer) // 128 * -128
+    torch.manual_seed(0)
+    model = lively(t5.T5, replace(t5.PRESETS["tiny"], vocab_size=rows, num_tokens=len(tokenizer)))
+    student = evaluation.Student(model.to(device), tokenizer, "mi", True, 12)
+    texts = [f"predict: {example.input}" for example in data.load("toy", "test", root)]
+    expected, sizes = evaluation.generate_text(student, texts, 12), []
+
+    def short_of_memory(model, source, max_new_tokens):
+        sizes.append(len(source))
+        if len(source) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+        return generate(model, source, max_new_tokens)
+
+    monkeypatch.setattr(t5.T5, "generate", short_of_memory)
+    found = evaluation.generate_text(student, texts, 12)
+    assert sizes[0] == {"cuda": 300}.get(device, 64) and max(sizes[-5:]) <= 20
+    assert [text for text, _ in found] == [text for text, _ in expected]
+    assert [p for _, p in found] == pytest.approx([p for _, p in expected], abs=1e-3)
+
+
+CARDS = torch.cuda.device_count()
+PROCESSES = [
+    (device, n, mi, size)
+    for device, most in (("cpu", 2), ("cuda", CARDS))
+    for n, mi, size in ((1, "paper", 8), (2, "paper", 8), (2, "released", 7))
+    if n <= most
+]
+
+
+@pytest.mark.parametrize("device, n, mi, size", PROCESSES)
+def test_processes_of_torchrun_give_the_losses_of_one_at_the_same_batch(
+    toy, tmp_path, device, n, mi, size
+):
+    # a small rate: each step of training magnifies the rounding of the steps before
+    flags = (
+        "--steps",
+        10,
+        "--mi",
+        mi,
+        "--batch-size",
+        size,
+        "--lr",
+        "2e-4",
+        "--device",
+        device,
+        "--precision",
+        "fp32",
+    )
+    one = finish(command(toy, tmp_path / "one", *flags))
+    many = finish(torchrun(n, *command(toy, tmp_path / "many", *flags)[1:]))
+    assert one.returncode == many.returncode == 0, many.stderr
+    a, b = the_run(tmp_path / "one"), the_run(tmp_path / "many")
+    for one_line, other in zip(log_of(a), log_of(b), strict=True):
+        for term in ("loss", "prediction", "generation", "mi"):
+            assert one_line[term] == pytest.approx(
+                other[term], abs=1e-5 if device == "cpu" else 1e-4
+            )
+    last = [json.loads((run / "metrics.json").read_text())["test_accuracy_last"] for run in (a, b)]
+    assert last[0] == last[1]
+    assert many.stdout.count("test accuracy") == 1  # one process speaks
