@@ -202,11 +202,24 @@ def test_masked_scores_give_finite_gradients(device, dtype):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """The root of a toy set that is large enough to tell two students apart."""
-    root = tmp_path_factory.mktemp("data")
-    data.write_toy(root, {"train": 400, "test": 300})
-    return root
+def gifts(toy, tmp_path_factory):
+    """Flags of a run on own data that 60 steps teach halfway: who got what, in a tiny student."""
+    rng, folder = random.Random(0), tmp_path_factory.mktemp("data") / "gifts"
+    folder.mkdir()
+    for split, n in (("train", 400), ("test", 300)):
+        lines = []
+        for _ in range(n):
+            (a, b), x = rng.sample(data.NAMES, 2), rng.choice(data.THINGS)
+            texts = {
+                "input": f"{a} gave {b} {x}.",
+                "label": f"{b} {x}",
+                "rationale": f"{a} had {x}",
+            }
+            lines.append(json.dumps(texts) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+    flags = "--size tiny --from-scratch --lr 4e-3 --batch-size 32 --steps 60 --eval-every 60"
+    files = ["--dataset", str(folder), "--tokenizer", str(toy / "toy" / "spiece.model")]
+    return [*flags.split(), *files]
 
 
 @pytest.fixture
@@ -250,7 +263,7 @@ PRECISIONS = [
 
 @pytest.mark.parametrize("device, precision", PRECISIONS)
 def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
-    root, tmp_path, monkeypatch, stop, device, precision
+    gifts, tmp_path, monkeypatch, stop, device, precision
 ):
     """All texts are written in plain fp32, in whatever precision the student is trained."""
     generate, written_in = t5.T5.generate, set()
@@ -262,8 +275,7 @@ def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
 
     monkeypatch.setattr(t5.T5, "generate", watched)
     flags = ["--compile"] if precision == "compile" else ["--precision", precision]
-    flags += ["--steps", "60", "--eval-every", "60", "--data-root", str(root), "--device", device]
-    flags += ["--out", str(tmp_path)]
+    flags += [*gifts, "--device", device, "--out", str(tmp_path)]
     stop(21)
     assert train.main(flags) == 128 + signal.SIGTERM
     run = the_run(tmp_path)
@@ -273,7 +285,7 @@ def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
     log, metrics = log_of(run), json.loads((run / "metrics.json").read_text())
     assert [line["step"] for line in log] == list(range(1, 61))
     assert log[59]["loss"] < log[20]["loss"] < log[0]["loss"]
-    assert metrics["test_accuracy"] > 0
+    assert 0.2 < metrics["test_accuracy"] < 0.9  # so that some answers are close calls
     for path, split, found in (
         (run, "valid", log[-1]["validation_accuracy"]),
         (run, "test", metrics["test_accuracy"]),
@@ -284,8 +296,8 @@ def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
 
 
 @on_each_device
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_step_never_waits_for_the_device(root, tmp_path, monkeypatch, device, precision):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_step_never_waits_for_the_device(gifts, tmp_path, monkeypatch, device, precision):
     """From a batch to its step of AdamW: on CUDA, whatever would wait there raises an error."""
     collate, zero_grad, steps = data.collate, torch.optim.AdamW.zero_grad, []
 
@@ -305,19 +317,17 @@ def test_a_step_never_waits_for_the_device(root, tmp_path, monkeypatch, device, 
 
     monkeypatch.setattr(data, "collate", begin)
     monkeypatch.setattr(torch.optim.AdamW, "zero_grad", end)
-    flags = ["--data-root", str(root), "--out", str(tmp_path), "--device", device]
-    train.main([*flags, "--precision", precision, "--steps", "3", "--batch-size", "8"])
+    flags = [*gifts, "--out", str(tmp_path), "--device", device, "--precision", precision]
+    train.main([*flags, "--steps", "3"])
     assert len(steps) == 3
 
 
 @on_each_device
-def test_texts_are_the_same_where_memory_holds_fewer_at_once(root, monkeypatch, device):
-    tokenizer, generate = data.Tokenizer(root / "toy" / "spiece.model"), t5.T5.generate
-    rows = -len(tokenizer) // 128 * -128
-    torch.manual_seed(0)
-    model = lively(t5.T5, replace(t5.PRESETS["tiny"], vocab_size=rows, num_tokens=len(tokenizer)))
-    student = evaluation.Student(model.to(device), tokenizer, "mi", True, 12)
-    texts = [f"predict: {example.input}" for example in data.load("toy", "test", root)]
+def test_texts_are_the_same_where_memory_holds_fewer_at_once(toy, monkeypatch, device):
+    tokenizer, generate = data.Tokenizer(toy / "toy" / "spiece.model"), t5.T5.generate
+    config = replace(t5.PRESETS["tiny"], vocab_size=384, num_tokens=len(tokenizer))
+    student = evaluation.Student(lively(t5.T5, config).to(device), tokenizer, "mi", True, 12)
+    texts = [f"predict: {example.input}" for example in data.load("toy", "train", toy)[:120]]
     expected, sizes = evaluation.generate_text(student, texts, 12), []
 
     def short_of_memory(model, source, max_new_tokens):
@@ -328,7 +338,7 @@ def test_texts_are_the_same_where_memory_holds_fewer_at_once(root, monkeypatch, 
 
     monkeypatch.setattr(t5.T5, "generate", short_of_memory)
     found = evaluation.generate_text(student, texts, 12)
-    assert sizes[0] == {"cuda": 300}.get(device, 64) and max(sizes[-5:]) <= 20
+    assert sizes[0] == {"cuda": 120}.get(device, 64) and max(sizes[-5:]) <= 20
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert [p for _, p in found] == pytest.approx([p for _, p in expected], abs=1e-3)
 
@@ -347,29 +357,13 @@ def test_processes_of_torchrun_give_the_losses_of_one_at_the_same_batch(
     toy, tmp_path, device, n, mi, size
 ):
     # a small rate: each step of training magnifies the rounding of the steps before
-    flags = (
-        "--steps",
-        10,
-        "--mi",
-        mi,
-        "--batch-size",
-        size,
-        "--lr",
-        "2e-4",
-        "--device",
-        device,
-        "--precision",
-        "fp32",
-    )
-    one = finish(command(toy, tmp_path / "one", *flags))
-    many = finish(torchrun(n, *command(toy, tmp_path / "many", *flags)[1:]))
-    assert one.returncode == many.returncode == 0, many.stderr
-    a, b = the_run(tmp_path / "one"), the_run(tmp_path / "many")
-    for one_line, other in zip(log_of(a), log_of(b), strict=True):
+    flags = f"--steps 10 --lr 2e-4 --mi {mi} --batch-size {size} --device {device} --precision fp32"
+    train.main(list(map(str, command(toy, tmp_path / "one", *flags.split())[2:])))
+    done = finish(torchrun(n, *command(toy, tmp_path / "many", *flags.split())[1:]))
+    assert done.returncode == 0 and done.stdout.count("test accuracy") == 1, done.stderr
+    one, many = the_run(tmp_path / "one"), the_run(tmp_path / "many")
+    for line, other in zip(log_of(one), log_of(many), strict=True):
         for term in ("loss", "prediction", "generation", "mi"):
-            assert one_line[term] == pytest.approx(
-                other[term], abs=1e-5 if device == "cpu" else 1e-4
-            )
-    last = [json.loads((run / "metrics.json").read_text())["test_accuracy_last"] for run in (a, b)]
-    assert last[0] == last[1]
-    assert many.stdout.count("test accuracy") == 1  # one process speaks
+            assert line[term] == pytest.approx(other[term], abs=1e-5 if device == "cpu" else 1e-4)
+    one, many = (json.loads((run / "metrics.json").read_text()) for run in (one, many))
+    assert one["test_accuracy_last"] == many["test_accuracy_last"]
