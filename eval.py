@@ -85,14 +85,14 @@ def decoding_batch(student):  # how many texts it answers at once
 def generate_text(student, texts, max_new_tokens):
     """What the student writes for each text -> [(text, log-probability)].
 
-    In fp32 without tf32, however it was trained: train.py and eval.py find the same.
+    In fp32 without tf32, in whatever precision train.py computes its terms.
     """
     device = next(student.model.parameters()).device
     sources = [student.tokenizer.encode(text, data.MAX_SOURCE) for text in texts]
     written = [None] * len(texts)
     # texts of similar length are decoded together: little padding
     order = sorted(range(len(texts)), key=lambda i: len(sources[i]))
-    size, tf32 = decoding_batch(student), torch.get_float32_matmul_precision()
+    size, precision = decoding_batch(student), torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     while order:
         rows = order[:size]
@@ -108,7 +108,7 @@ def generate_text(student, texts, max_new_tokens):
         for i, row, log_prob in zip(rows, ids.tolist(), totals):
             written[i] = student.tokenizer.decode(row), log_prob
         order = order[size:]
-    torch.set_float32_matmul_precision(tf32)
+    torch.set_float32_matmul_precision(precision)
     return written
 
 

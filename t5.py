@@ -72,8 +72,8 @@ PRESETS = {  # parameters
 # ------------------------------------------------------------------------------------------------
 # the layers
 
-# For each new shape of a batch, and most are new, cuDNN's attention (the default on H100) builds a
-# plan; its gradients may be NaN where scores are far below 0 (pytorch/pytorch#196678).
+# cuDNN's attention, the default on H100, is planned anew for each shape of a batch; and under a mask
+# it gives NaN gradients where all scores of a row are far below 0 (pytorch/pytorch#196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
@@ -199,7 +199,8 @@ class RelativeBias(nn.Embedding):
         positions = torch.arange(T, device=self.weight.device)
         distance = positions[None, :] - positions[:, None]
         rows = relative_bucket(distance, not self.causal, self.num_embeddings, self.max_distance)
-        bias = super().forward(rows).permute(2, 0, 1)[None]
+        # contiguous, or CUDA's fused attention does not take it
+        bias = super().forward(rows).permute(2, 0, 1)[None].contiguous()
         return bias + MASKED * (distance > 0).float() if self.causal else bias
 
 
@@ -294,15 +295,14 @@ class T5(nn.Module):
                 token = logits[:, : self.config.num_tokens].argmax(-1, keepdim=True)
                 ids[rows, t] = token[:, 0]
                 log_probs[rows, t] = -F.cross_entropy(logits, token[:, 0], reduction="none")
-                going = token[:, 0] != EOS
-                if not going.any():
+                going = (token[:, 0] != EOS).nonzero()[:, 0]
+                if len(going) == 0:
                     break
-                if not going.all():  # the rows that have ended are not computed further
+                if len(going) < len(rows):  # the rows that have ended are not computed further
                     rows, token, memory_bias = rows[going], token[going], memory_bias[going]
                     memories = [memory[:, going] for memory in memories]
                     for cache in caches:
-                        filled = cache[:, : len(going), :, : t + 1]
-                        cache[:, : len(rows), :, : t + 1] = filled[:, going]
+                        cache[:, : len(rows), :, : t + 1] = cache[:, going, :, : t + 1]
             return ids[:, : t + 1], log_probs[:, : t + 1]
         finally:
             self.train(was_training)

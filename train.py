@@ -25,7 +25,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import data
 import eval as evaluation
@@ -102,7 +101,7 @@ def parse(argv=None):
     add("--micro-batch", type=int, metavar="N",
         help="examples computed at once, to fit memory; default: by vocabulary and device")
     add("--precision", choices=PRECISIONS, default="auto",
-        help="default: fp32; on CUDA bf16, or fp16 where the card has no bf16")  # fmt: skip
+        help="of training; default: fp32; on CUDA bf16, or fp16 without bf16")  # fmt: skip
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: cuda if present, else cpu")
     add("--compile", action="store_true", help="torch.compile the loss: slow to start, then faster")
     add = parser.add_argument_group("where things are").add_argument
@@ -393,9 +392,10 @@ def main(argv=None):
         if not stopping:
             if dist.is_initialized():  # the processes' gradients and terms add up as well
                 shares = [*(p.grad for p in model.parameters()), *terms.values()]
-                flat = parameters_to_vector(shares)  # one message in place of one a parameter
+                flat = torch.cat([share.flatten() for share in shares])  # all in one message
                 dist.all_reduce(flat)
-                vector_to_parameters(flat, shares)
+                for share, total in zip(shares, flat.split([share.numel() for share in shares])):
+                    share.copy_(total.view_as(share))
             # one step of AdamW, at a rate that falls to 0, on gradients clipped to a norm of 1
             lr = args.lr * (1 - step / args.steps)
             for group in optimizer.param_groups:

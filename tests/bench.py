@@ -12,10 +12,12 @@ smallest and the largest. Whole procedures are compared.
 training, compile   Steps on the same random batches. Ours encodes both tasks in one pass, with
                     `--mi paper`; theirs makes two passes and computes the released loss. The CPU: 5
                     rounds of one step of 32 examples, in fp32 and in bf16. CUDA: 3 rounds of 20
-                    steps of 64 in bf16, sizes small and base, and the peak of allocated memory.
-decoding            Ours sorts texts by length, takes 64 at once (CUDA: 512) and drops a row when it
-                    ends; theirs takes the file's order. The student, if --student names no run on
-                    SVAMP, is overfitted to a twentieth of SVAMP, so that most of its texts end.
+                    steps of 64 in bf16, sizes small and base, and the peak of allocated memory;
+                    cuDNN's attention is off on both sides, for the reason that t5.py gives.
+decoding            From texts to texts, size small. Ours sorts them by length, takes 64 at once
+                    (CUDA: 512) and drops a row when it ends; theirs takes the file's order, 64 at
+                    once (CUDA: then 512). The student, if --student names no run on SVAMP, is
+                    overfitted to a twentieth of SVAMP, so that most of its texts end.
 profile             The operators that take most of our step's time.
 memory              The CPU: the peak of two steps on the longest rationales, in a process of its
                     own, with all that it imports.
@@ -23,6 +25,7 @@ memory              The CPU: the peak of two steps on the longest rationales, in
 
 import argparse
 import contextlib
+import gc
 import io
 import re
 import statistics
@@ -47,7 +50,6 @@ import t5
 import train
 
 VOCABULARY = t5.PRESETS["small"].vocab_size
-WARM_UP = 3  # steps, and one round of decoding
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -64,8 +66,7 @@ PLANS = {
     "cpu": Plan(["small"], 32, ["fp32", "bf16"], rounds=5, steps=1, texts=200),
     "cuda": Plan(["small", "base"], 64, ["bf16"], rounds=3, steps=20, texts=512),
 }
-PARTS = ["training", "decoding", "memory", "profile", "compile"]
-USUAL = {"cpu": PARTS[:3], "cuda": [part for part in PARTS if part != "memory"]}
+PARTS = ["memory", "training", "decoding", "profile", "compile"]
 QUICK = {"sizes": ["tiny"], "batch": 8, "precisions": ["bf16"], "rounds": 1, "steps": 1, "texts": 9}
 
 
@@ -86,10 +87,12 @@ def parse():
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(PARTS)}")
-    args.plan, usual = PLANS[args.device], USUAL[args.device]
+    if "memory" in args.parts and args.device == "cuda":
+        parser.error("memory is the CPU's; on CUDA, training prints it")
+    args.plan, on_cpu = PLANS[args.device], PARTS if args.quick else PARTS[:3]
     if args.quick:
-        args.plan, usual = args.plan._replace(**QUICK), PARTS
-    args.parts = args.parts or usual
+        args.plan = args.plan._replace(**QUICK)
+    args.parts = args.parts or (on_cpu if args.device == "cpu" else PARTS[1:])
     args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
     args.device = evaluation.find_device(args.device)
     return args
@@ -109,7 +112,7 @@ class Case(NamedTuple):
     device: torch.device
     size: str = "small"
     precision: str = "fp32"
-    vocabulary: int = t5.PRESETS["small"].vocab_size
+    vocabulary: int = VOCABULARY
 
     def config(self):
         return replace(t5.PRESETS[self.size], vocab_size=self.vocabulary)
@@ -162,18 +165,22 @@ def their_step(case, micro_batch=None):
     model.to(case.device).train()
     size = micro_batch or case.batch
 
+    def to_device(ids):  # as in data.collate
+        pinned = ids.pin_memory() if case.device.type == "cuda" else ids
+        return pinned.to(case.device, non_blocking=True)
+
     def loss_of(rows):
-        loss, logits = 0.0, []
+        tasks = []
         for task in (0, 1):
             source, target = (data.pad([row[side][task] for row in rows]) for side in (0, 1))
-            mask, labels = (source != 0).long(), target.masked_fill(target == 0, -100)
-            source, mask, labels = (ids.to(case.device) for ids in (source, mask, labels))
-            out = model(input_ids=source, attention_mask=mask, labels=labels)
-            loss = loss + 0.5 * out.loss
-            logits.append(out.logits)
-        label = logits[0].detach().softmax(-1).max(1).values
-        rationale = logits[1].softmax(-1).max(1).values
-        return loss + 0.1 * F.cross_entropy(rationale, label)
+            labels = target.masked_fill(target == 0, -100)
+            tasks.append([to_device(ids) for ids in (source, (source != 0).long(), labels)])
+        label, rationale = (
+            model(input_ids=ids, attention_mask=mask, labels=labels) for ids, mask, labels in tasks
+        )
+        f_V = label.logits.detach().softmax(-1).max(1).values
+        f_Z = rationale.logits.softmax(-1).max(1).values
+        return 0.5 * label.loss + 0.5 * rationale.loss + 0.1 * F.cross_entropy(f_Z, f_V)
 
     def losses(rows):
         rows = sorted(rows, key=lambda row: len(row[1][1]))
@@ -209,11 +216,11 @@ def allocated(device):
 class Side:
     """One side's step: its seconds and, on CUDA, the most memory that it held itself (GiB)."""
 
-    def __init__(self, make, device):
+    def __init__(self, make, device, warm_up):
+        gc.collect()
         before, self.device, self.peak = allocated(device), device, 0.0
         self.step = make()
-        for _ in range(WARM_UP):
-            self.step()
+        self.warm_up = seconds(lambda: [self.step() for _ in range(warm_up)], device)
         self.resident = allocated(device) - before  # weights and AdamW's state
 
     def take(self, steps):
@@ -264,11 +271,10 @@ def print_share_of_peak(case, steps):
 
 
 def bench_steps(args, sides, rows):
-    """Time the sides, {name: what makes its step}; print rows, (title, our side, their side).
-    -> seconds that it took to make them and to warm up."""
-    began = time.perf_counter()
-    made = {name: Side(make, args.device) for name, make in sides.items()}
-    ready = time.perf_counter() - began
+    """Time the sides, {name: what makes its step}, print rows, (title, our side, their side), and
+    return the sides."""
+    warm_up = args.plan.steps + 2  # --compile meets a few shapes before it settles
+    made = {name: Side(make, args.device, warm_up) for name, make in sides.items()}
     taken = [
         {name: side.take(args.plan.steps) for name, side in made.items()}
         for _ in range(args.plan.rounds)
@@ -279,7 +285,7 @@ def bench_steps(args, sides, rows):
         peaks = made[ours].peak, made[theirs].peak
         if peaks[0]:
             row("    peak memory, GiB", *peaks, peaks[1] / peaks[0])
-    return ready
+    return made
 
 
 def bench_training(args):
@@ -301,12 +307,17 @@ def bench_training(args):
 
 def bench_compile(args):
     for size in args.plan.sizes:
+        torch._dynamo.reset()  # each size compiles anew
         case = Case(encoded(args), args.plan.batch, args.device, size, "bf16")
-        ours = partial(our_step, case, compiled=True)
-        sides = {"ours": ours, "theirs": partial(their_step, case)}
+        sides = {
+            "compiled": partial(our_step, case, compiled=True),
+            "ours": partial(our_step, case),
+            "theirs": partial(their_step, case),
+        }
         title = f"--compile, examples/s, {size}, bf16, batch {case.batch}"
-        ready = bench_steps(args, sides, [(title, "ours", "theirs")])
-        print(f"    the first {WARM_UP} steps of both took {ready:.0f} s")
+        rows = [(title, "compiled", "theirs"), ("    without", "ours", "theirs")]
+        made = bench_steps(args, sides, rows)
+        print(f"    its first {args.plan.steps + 2} steps took {made['compiled'].warm_up:.0f} s")
 
 
 def bench_profile(args):
@@ -317,51 +328,57 @@ def bench_profile(args):
             step()
         rows = profile.key_averages()
         print(f"our step, {size}, bf16, batch {args.plan.batch}: what takes its time")
-        print(rows.table(f"self_{args.device.type}_time_total", 12, max_name_column_width=40))
+        print(rows.table(f"self_{args.device.type}_time_total", 24, max_name_column_width=40))
 
 
 def decode_in_turn(texts, name, weights, length, args):
-    """Decode the texts on both sides -> the rounds' seconds, and of each text whether it ended."""
+    """Decode the texts on both sides: the rounds' seconds, theirs for each of `sizes`, and of each
+    text whether it ended."""
     import transformers
 
     tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights).to(args.device)
     student = evaluation.Student(model, tokenizer, "mi", True, length)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).to(args.device).eval()
-    ids = [tokenizer.encode(text) for text in texts]
-    found = {}
+    written, rows = {}, []
 
     def we():
-        found["ours"] = [text for text, _ in evaluation.generate_text(student, texts, length)]
+        written["ours"] = [text for text, _ in evaluation.generate_text(student, texts, length)]
 
     def they(size):
-        found[size] = []
-        for first in range(0, len(ids), size):
-            source = data.pad(ids[first : first + size]).to(args.device)
+        rows.clear()
+        for first in range(0, len(texts), size):
+            source = data.pad([tokenizer.encode(text) for text in texts[first : first + size]])
+            source = source.to(args.device)
+            mask = (source != 0).long()
             out = theirs.generate(
-                input_ids=source,
-                attention_mask=(source != 0).long(),
-                do_sample=False,
-                max_new_tokens=length,
+                input_ids=source, attention_mask=mask, do_sample=False, max_new_tokens=length
             )
-            found[size].extend(out[:, 1:].tolist())
+            rows.extend(out[:, 1:].tolist())
+        written["theirs"] = [tokenizer.decode(row) for row in rows]
 
-    sizes = sorted({64, evaluation.decoding_batch(student)})
-    sides = [we, *(partial(they, size) for size in sizes)]
+    sides = [we, *(partial(they, size) for size in sizes(args))]
     for side in sides:  # to warm up
         side()
     rounds = [[seconds(side, args.device) for side in sides] for _ in range(args.plan.rounds)]
-    for column, size in enumerate(sizes, 1):
-        label = f"decoding, rows/s, {name}" if size == 64 else f"    theirs in batches of {size}"
-        rates(label, [(r[0], r[column]) for r in rounds], len(ids), len(ids))
-    rows = found[64]
-    same = sum(text == tokenizer.decode(row) for text, row in zip(found["ours"], rows))
+    print_decoding(name, rounds, len(texts), args)
+    same = sum(a == b for a, b in zip(written["ours"], written["theirs"]))
     ended = [t5.EOS in row for row in rows]
-    written = sum(i != t5.PAD for row in rows for i in row) / len(ids)
+    ids = sum(i != t5.PAD for row in rows for i in row) / len(rows)
     print(
-        f"    {same} of {len(ids)} outputs identical; {written:.1f} ids a row, "
-        f"{len(ids) - sum(ended)} rows cut at {length}"
+        f"    {same} of {len(rows)} outputs identical; {ids:.1f} ids a row, "
+        f"{len(rows) - sum(ended)} rows cut at {length}"
     )
     return rounds, ended
+
+
+def sizes(args):  # of their batches
+    return [64, 512] if args.device.type == "cuda" else [64]
+
+
+def print_decoding(name, rounds, n, args):
+    for column, size in enumerate(sizes(args), 1):
+        title = f"decoding, rows/s, {name}, theirs by {size}"
+        rates(title, [(r[0], r[column]) for r in rounds], n, n)
 
 
 def train_student(args, folder):
@@ -394,8 +411,8 @@ def bench_decoding(args):
         student = args.student or train_student(args, folder)
         one, ended = decode_in_turn(labels, "labels", student, 64, args)
         other, _ = decode_in_turn(rationales, "rationales", student, 64, args)
-        both = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(one, other)]
-        rates("decoding, rows/s, both", both, len(labels), len(labels))
+        both = [[a + b for a, b in zip(*pair)] for pair in zip(one, other)]
+        print_decoding("both", both, len(labels), args)
         if 0 < sum(ended) < len(labels):
             labels = list(compress(labels, ended))
             decode_in_turn(labels, "the labels that end", student, 64, args)
@@ -405,7 +422,7 @@ def measure_in_process(args, side, batch, vocabulary):
     """Peak memory (GiB) of two steps in a process of its own."""
     files = ["--data-root", args.data_root, "--tokenizer", args.tokenizer]
     command = [sys.executable, __file__, *files, "--measure", side, batch, vocabulary]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 
@@ -447,9 +464,9 @@ def main():
         f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}"
     )
     benches = {
+        "memory": bench_memory,
         "training": bench_training,
         "decoding": bench_decoding,
-        "memory": bench_memory,
         "profile": bench_profile,
         "compile": bench_compile,
     }

@@ -77,7 +77,7 @@ def commands_in(line):
         for part in re.split(r" && |; ", text):
             words = [word for word in shlex.split(part) if not re.match(r"[A-Z_]+=", word)]
             scripts = [i for i, word in enumerate(words) if word.endswith(".py")]
-            if words[:1] in (["python"], ["torchrun"]) and scripts:
+            if words[:1] in (["python"], ["torchrun"]) and scripts and words[1] != "-m":
                 commands.append((words[scripts[0]], words[scripts[0] + 1 :]))
     return commands
 
