@@ -93,8 +93,6 @@ def parse():
     if args.quick:
         args.plan = args.plan._replace(**QUICK)
     args.parts = args.parts or (on_cpu if args.device == "cpu" else PARTS[1:])
-    args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
-    args.device = evaluation.find_device(args.device)
     return args
 
 
@@ -242,7 +240,7 @@ def rates(name, rounds, ours, theirs):
 
 
 def row(name, ours, theirs, ratio, spread=""):
-    print(f"{name:<44}{ours:>9.2f}{theirs:>14.2f}{ratio:>8.2f} x  {spread}", flush=True)
+    print(f"{name:<50}{ours:>9.2f}{theirs:>14.2f}{ratio:>8.2f} x  {spread}", flush=True)
 
 
 def matrix_peak(device, dtype):
@@ -451,6 +449,8 @@ def bench_memory(args):
 
 def main():
     args = parse()
+    args.tokenizer = args.tokenizer or data.published("small", ["spiece.model"]) / "spiece.model"
+    args.device = evaluation.find_device(args.device)
     if args.measure:
         return print_peak_memory(args)
     import transformers
@@ -461,7 +461,7 @@ def main():
     card = torch.cuda.get_device_name() if args.device.type == "cuda" else cpu
     print(
         f"{card}, torch {torch.__version__}, transformers {transformers.__version__}\n"
-        f"{'':44}{'ours':>9}{'transformers':>14}{'ratio':>10}"
+        f"{'':50}{'ours':>9}{'transformers':>14}{'ratio':>10}"
     )
     benches = {
         "memory": bench_memory,
