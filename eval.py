@@ -85,7 +85,7 @@ def decoding_batch(student):  # how many texts it answers at once
 def generate_text(student, texts, max_new_tokens):
     """What the student writes for each text -> [(text, log-probability)].
 
-    In fp32 without tf32, in whatever precision train.py computes its terms.
+    In fp32 without tf32, whatever the precision of training, so that train.py and eval.py agree.
     """
     device = next(student.model.parameters()).device
     sources = [student.tokenizer.encode(text, data.MAX_SOURCE) for text in texts]

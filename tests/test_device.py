@@ -185,8 +185,8 @@ def test_fp16_survives_a_feed_forward_product_beyond_its_range(device, config):
 )
 def test_masked_scores_give_finite_gradients(device, dtype):
     """64 positions, of which a row uses all, one or, in a source of padding alone, none; the scores
-    of self-attention, and those of padding alone, are far below 0, which changes no softmax. In
-    such cases cuDNN's attention gives NaN on H100 (pytorch/pytorch#196678)."""
+    of self-attention, and those of padding alone, are far below 0, which changes no softmax. There
+    cuDNN's attention has given NaN on H100 (pytorch/pytorch#196678)."""
     torch.manual_seed(0)
     model = t5.T5(replace(t5.PRESETS["tiny"], vocab_size=TINY.vocab_size))
     for bias in (model.encoder_bias, model.decoder_bias):
