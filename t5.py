@@ -72,8 +72,8 @@ PRESETS = {  # parameters
 # ------------------------------------------------------------------------------------------------
 # the layers
 
-# cuDNN's attention, the default on H100, is planned anew for each shape of a batch, and under a mask
-# it may give NaN gradients where a row's scores are far below 0 (pytorch/pytorch#196678).
+# cuDNN's attention, the default on H100, is planned anew for each shape of a batch; under a mask it
+# may give NaN gradients where a row's scores are far below 0 (pytorch/pytorch#196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
