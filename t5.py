@@ -180,8 +180,7 @@ def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
     exact = num_buckets // 2
     ratio = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
     # a bucket begins at a whole number, which another device may round to a little below it
-    wide = exact + (ratio * (num_buckets - exact) + 1e-4).long()
-    wide = wide.clamp(max=num_buckets - 1)
+    wide = (exact + (ratio * (num_buckets - exact) + 1e-4).long()).clamp(max=num_buckets - 1)
     return offset + torch.where(distance < exact, distance, wide)
 
 

@@ -1,8 +1,8 @@
 """How fast and how light: this code against transformers running the released computation.
 
-    python tests/bench.py                       # the CPU: half an hour
-    python tests/bench.py --device cuda         # a card: a few minutes
-    python tests/bench.py --quick               # to see that it runs: every part, once, small
+    python tests/bench.py                       # the CPU: about an hour
+    python tests/bench.py --device cuda         # a card: not yet timed
+    python tests/bench.py --quick               # every part, once, small: four minutes on the CPU
     python tests/bench.py training              # one part
 
 Real SVAMP examples, the real vocabulary, random weights. A rate is the median of rounds in which

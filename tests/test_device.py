@@ -1,6 +1,6 @@
 """The lines that depend on the device, on each device at hand: the CPU, and CUDA or MPS.
 
-    python -m pytest tests/test_device.py              # a minute and a half on one CPU core
+    python -m pytest tests/test_device.py              # about a minute on one CPU core
     python -m pytest tests/test_device.py -k cuda      # on a card
 
 The reference is the CPU in fp32, in fp32 tests one example at a time: logits agree with it within
