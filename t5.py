@@ -23,17 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 PAD, EOS, UNK = 0, 1, 2  # ids of <pad> (also the decoder's first input), </s> and <unk>
-MAX_NEW_TOKENS = 256  # the longest text that a student generates, in ids
-
-
-class InputError(ValueError):
-    """What the user gave cannot be used; the message is the one line to print."""
-
-
-def check(good, message):
-    """Raise InputError with this message unless `good`."""
-    if not good:
-        raise InputError(message)
+MAX_TARGET = 256  # the longest text that a student learns or writes, in ids
 
 
 @dataclass(frozen=True)
@@ -58,15 +48,15 @@ class T5Config:
 
 V1_1 = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, scale_decoder_outputs=False)
 DEEP = dict(d_model=768, num_heads=12, num_layers=12, num_decoder_layers=12)
+NARROW = dict(d_ff=1_024, num_heads=6, num_layers=8, num_decoder_layers=8)
 TINY = dict(d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, num_decoder_layers=2)
 PRESETS = {  # parameters
     "tiny": T5Config(**TINY, dropout_rate=0.0),  # 189,440 with the 384 rows of the toy task
     "small": T5Config(),  # 60,506,624
     "base": T5Config(**DEEP, d_ff=3_072),  # 222,903,552
-    "v1_1-small": T5Config(  # 76,961,152
-        d_ff=1_024, num_heads=6, num_layers=8, num_decoder_layers=8, **V1_1),
+    "v1_1-small": T5Config(**NARROW, **V1_1),  # 76,961,152
     "v1_1-base": T5Config(**DEEP, **V1_1),  # 247,577,856
-}  # fmt: skip
+}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -152,16 +142,16 @@ class DecoderBlock(nn.Module):
         self.feed_forward_norm, self.feed_forward = RMSNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x, bias, memory, memory_bias, cache=None):
-        """(B, T, D) -> (B, T, D). `memory`: the cross-attention's keys and values. `cache`: the
-        self-attention's, up to and including this position (T = 1), which are written into it."""
+    def forward(self, x, bias, cross_kv, cross_bias, cache=None):
+        """(B, T, D) -> (B, T, D). `cross_kv`: keys and values of the encoder's output. `cache`:
+        those of the decoder up to and including this position (T = 1), which is written into it."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
             cache[0][:, :, -1:], cache[1][:, :, -1:] = keys, values
             keys, values = cache
         x = x + self.dropout(self.attention(h, keys, values, bias))
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, memory_bias))
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), *cross_kv, cross_bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -210,6 +200,7 @@ def padding_bias(input_ids):  # (B, S) -> (B, 1, 1, S)
 # ------------------------------------------------------------------------------------------------
 # the model
 
+
 class T5(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -232,7 +223,7 @@ class T5(nn.Module):
         D, K = self.config.d_model, self.config.d_kv
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=module.in_features**-0.5)
-        elif isinstance(module, nn.Embedding):  # of words, or a RelativeBias
+        elif isinstance(module, nn.Embedding):  # of tokens, or a RelativeBias
             module.weight.normal_(std=1.0 if module is self.embedding else D**-0.5)
         elif isinstance(module, Attention):  # visited after its q, k, v and o
             module.q.weight.normal_(std=(D * K) ** -0.5)
@@ -251,10 +242,10 @@ class T5(nn.Module):
         (B, T), (B, S, D), (B, S) -> (B, T, D), ready for `logits`.
         """
         shifted = F.pad(target_ids, (1, -1), value=PAD)
-        bias, memory_bias = self.decoder_bias(target_ids.shape[1]), padding_bias(input_ids)
+        bias, cross_bias = self.decoder_bias(target_ids.shape[1]), padding_bias(input_ids)
         x = self.dropout(self.embedding(shifted))
         for block in self.decoder:
-            x = block(x, bias, block.cross_attention.keys_values(encoded), memory_bias)
+            x = block(x, bias, block.cross_attention.keys_values(encoded), cross_bias)
         return self.finish(x)
 
     def finish(self, x):  # (..., D) -> (..., D)
@@ -279,17 +270,17 @@ class T5(nn.Module):
         was_training, T = self.training, max_new_tokens
         self.eval()
         try:
-            encoded, memory_bias = self.encode(input_ids), padding_bias(input_ids)
+            encoded, cross_bias = self.encode(input_ids), padding_bias(input_ids)
             # of each block, keys and values as one tensor: (2, B, H, S, K) and (2, B, H, T, K)
-            memories = [torch.stack(b.cross_attention.keys_values(encoded)) for b in self.decoder]
-            caches = [m.new_empty(*m.shape[:3], T, m.shape[4]) for m in memories]
+            cross = [torch.stack(b.cross_attention.keys_values(encoded)) for b in self.decoder]
+            caches = [kv.new_empty(*kv.shape[:3], T, kv.shape[4]) for kv in cross]
             bias, rows = self.decoder_bias(T), torch.arange(len(input_ids), device=input_ids.device)
             ids = input_ids.new_full((len(rows), T), PAD, dtype=torch.long)
             log_probs, token = torch.zeros(ids.shape, device=ids.device), ids[:, :1]
             for t in range(T):
                 x, causal = self.embedding(token), bias[:, :, t : t + 1, : t + 1]
-                for block, memory, cache in zip(self.decoder, memories, caches):
-                    x = block(x, causal, memory, memory_bias, cache[:, : len(x), :, : t + 1])
+                for block, cross_kv, cache in zip(self.decoder, cross, caches):
+                    x = block(x, causal, cross_kv, cross_bias, cache[:, : len(x), :, : t + 1])
                 logits = self.logits(self.finish(x[:, 0])).float()
                 token = logits[:, : self.config.num_tokens].argmax(-1, keepdim=True)
                 ids[rows, t] = token[:, 0]
@@ -298,8 +289,8 @@ class T5(nn.Module):
                 if len(going) == 0:
                     break
                 if len(going) < len(rows):  # the rows that have ended are not computed further
-                    rows, token, memory_bias = rows[going], token[going], memory_bias[going]
-                    memories = [memory[:, going] for memory in memories]
+                    rows, token, cross_bias = rows[going], token[going], cross_bias[going]
+                    cross = [kv[:, going] for kv in cross]
                     for cache in caches:
                         cache[:, : len(rows), :, : t + 1] = cache[:, going, :, : t + 1]
             return ids[:, : t + 1], log_probs[:, : t + 1]
@@ -308,7 +299,49 @@ class T5(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------
-# weights: reading and writing
+# errors and files
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message is the one line to print."""
+
+
+def check(good, message):
+    """Raise InputError with this message unless `good`."""
+    if not good:
+        raise InputError(message)
+
+
+def read_json(path):
+    """The JSON object in a file -> dict. Raises InputError, or OSError."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        check(isinstance(value, dict), f"found {value!r:.60}")
+        return value
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a JSON object: {error}") from None
+
+
+def replace_file(path, write):
+    """A file whole or not at all: `write(file)` fills another, which is then renamed to `path`."""
+    temporary = Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    text = json.dumps(value, indent=2)
+    replace_file(path, lambda file: file.write(text.encode()))
+
+
+# ------------------------------------------------------------------------------------------------
+# weights
 
 KEYS = {  # our name -> the published one; {} is the block's number
     "embedding": "shared",
@@ -338,54 +371,44 @@ def published_names(model):
     matrices = {".gate": ".wi_0", ".up": up, ".down": ".wo"}
     names = {}
     for ours, _ in model.named_parameters():  # such as encoder.3.feed_forward.up.weight
-        stack, block, part, matrix = re.fullmatch(
-            r"(\w+)(?:\.(\d+)(\.\w+))?(\.\w+)?\.weight", ours).groups(default="")  # fmt: skip
-        place = KEYS[stack + part].format(block)
-        names[ours] = f"{place}{matrices.get(matrix, matrix)}.weight"
+        match = re.fullmatch(r"(\w+)(?:\.(\d+)(\.\w+))?(\.\w+)?\.weight", ours)
+        stack, block, part, matrix = match.groups(default="")
+        names[ours] = f"{KEYS[stack + part].format(block)}{matrices.get(matrix, matrix)}.weight"
     return names
-
-
-def read_json(path):
-    """The JSON object in a file -> dict. Raises InputError, or OSError."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        check(isinstance(value, dict), f"found {value!r:.60}")
-        return value
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a JSON object: {error}") from None
 
 
 def read_config(path):
     """config.json -> T5Config. Raises InputError naming a field that this file does not build."""
-    raw, defaults = read_json(path), asdict(T5Config())
-    found = defaults | raw
-    for name, other in (("num_decoder_layers", "num_layers"), ("num_tokens", "vocab_size"),
-                        ("scale_decoder_outputs", "tie_word_embeddings")):  # fmt: skip
-        found[name] = raw.get(name, found[other])
-    if found["vocab_size"] == T5Config.vocab_size:  # in others, any row may name a token
-        found["num_tokens"] = raw.get("num_tokens", T5Config.num_tokens)
-
-    def expect(name, good, expected):
-        check(good, f"{path}: {name}: expected {expected}, found {found.get(name)!r:.60}")
-
+    raw = {name: value for name, value in read_json(path).items() if value is not None}
+    derived = {
+        "num_decoder_layers": raw.get("num_layers", T5Config.num_layers),
+        "scale_decoder_outputs": raw.get("tie_word_embeddings", True),
+    }
+    if (rows := raw.get("vocab_size", T5Config.vocab_size)) != T5Config.vocab_size:
+        derived["num_tokens"] = rows  # any row may name a token
+    defaults = asdict(T5Config())
+    found = defaults | derived | raw
     gated = found["feed_forward_proj"] == "gated-gelu"
-    allowed = {  # absent is allowed too
-        "model_type": ["t5"], "decoder_start_token_id": [PAD], "pad_token_id": [PAD],
-        "eos_token_id": [EOS], "layer_norm_epsilon": [1e-6],
-        "feed_forward_proj": ["relu", "gated-gelu"],
-        "dense_act_fn": ["gelu_new" if gated else "relu"], "is_gated_act": [gated],
-    }  # fmt: skip
+    kinds = {int: range(1, 2**20 + 1), bool: [True, False], str: ["relu", "gated-gelu"]}
+    allowed = {name: kinds[type(x)] for name, x in defaults.items() if type(x) is not float} | {
+        "num_layers": range(1, 257),
+        "num_decoder_layers": range(1, 257),
+        "dense_act_fn": ["gelu_new" if gated else "relu"],
+        "is_gated_act": [gated],
+        "layer_norm_epsilon": [1e-6],
+        "model_type": ["t5"],
+        "decoder_start_token_id": [PAD],
+        "pad_token_id": [PAD],
+        "eos_token_id": [EOS],
+    }
     for name, values in allowed.items():
-        expect(name, found.get(name) in [None, *values], " or ".join(map(repr, values)))
-    for name, default in defaults.items():
-        value, limit = found[name], 256 if "layers" in name else 2**20
-        expect(name, type(value) in (type(default), int), type(default).__name__)
-        expect(name, type(default) is not int or 0 < value <= limit, f"1 to {limit:,}")
-    expect("dropout_rate", 0 <= found["dropout_rate"] < 1, "at least 0 and below 1")
-    half = found["relative_attention_num_buckets"] // 2
-    expect("relative_attention_num_buckets", half > 1, "at least 4")
-    name = "relative_attention_max_distance"
-    expect(name, found[name] > half, f"more than {half}, half of the buckets")
+        value = found.get(name, values[0])
+        expected = f"1 to {values[-1]:,}" if type(values) is range else values
+        good = type(value) is type(values[0]) and value in values
+        check(good, f"{path}: {name}: expected {expected}, found {value!r:.60}")
+    rate = found["dropout_rate"]
+    good = type(rate) in (int, float) and 0 <= rate < 1
+    check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
     return T5Config(**{name: found[name] for name in defaults})
 
 
@@ -415,8 +438,8 @@ def read_safetensors(path):
                 tensors[name] = data.view(dtype).reshape(shape)
             return tensors
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(f"{path}: damaged, or not safetensors of floats: "
-                             f"{name!r:.99}: {error}") from None  # fmt: skip
+            why = f"{name!r:.99}: {error}"
+            raise InputError(f"{path}: damaged, or not safetensors of floats: {why}") from None
 
 
 def read_pickle(path):
@@ -431,32 +454,19 @@ def read_pickle(path):
         raise InputError(f"{path}: cannot be read as weights: {str(error)[:80]!r}") from None
 
 
-def shards(path):
-    """The files that an index of sharded weights names, in its folder; none of weights in one."""
-    if not path.name.endswith(".index.json"):
-        return []
-    files = read_json(path).get("weight_map")
-    check(isinstance(files, dict), f"{path}: expected a weight_map of names and files")
-    files = sorted({str(file) for file in files.values()})
-    good = all(re.fullmatch(r"\w[\w.-]*", file) for file in files)
-    check(good, f"{path}: expected files of its own folder, found {files!r:.80}")
-    return files
-
-
 def read_weights(folder):
     """A folder's weights -> (path of the file, or of the shards' index; {name: tensor})."""
     for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
-        path, index, tensors = folder / name, folder / f"{name}.index.json", {}
+        path, index = folder / name, folder / f"{name}.index.json"
         if path.exists():
             return path, read(path)
         if index.exists():
-            for shard in shards(index):
-                found = (folder / shard).is_file()
-                check(found, f"{folder / shard}: not there, though {index.name} names it")
-                tensors |= read(folder / shard)
+            files, tensors = read_json(index).get("weight_map"), {}
+            check(isinstance(files, dict), f"{index}: expected a weight_map of names and files")
+            for file in sorted({Path(str(file)).name for file in files.values()}):
+                tensors |= read(folder / file)
             return index, tensors
-    raise FileNotFoundError(f"{folder}: expected model.safetensors or pytorch_model.bin, or the "
-                            "shards of either and an .index.json; found neither")  # fmt: skip
+    raise FileNotFoundError(f"{folder}: expected model.safetensors or pytorch_model.bin")
 
 
 def load(folder):
@@ -493,19 +503,6 @@ def load(folder):
     return model.eval()
 
 
-def replace_file(path, write):
-    """A file whole or not at all: `write(file)` fills another, which is then renamed to `path`."""
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_safetensors(tensors, path):
     """Write {name: tensor} in fp32, as `read_safetensors` and others read it."""
     arrays = [tensor.detach().float().cpu().contiguous().numpy() for tensor in tensors.values()]
@@ -523,15 +520,13 @@ def save(model, folder):
     """Write config.json, generation_config.json and model.safetensors, which `load` and
     transformers read; generate() of transformers then gives, by default, the ids of `generate`."""
     ids = {"decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS}
-    config = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5",
-              "is_encoder_decoder": True, "layer_norm_epsilon": 1e-6}  # fmt: skip
+    theirs = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}
+    config = theirs | {"is_encoder_decoder": True, "layer_norm_epsilon": 1e-6}
     nameless = list(range(model.config.num_tokens, model.config.vocab_size))
-    generation = {"max_new_tokens": MAX_NEW_TOKENS, "suppress_tokens": nameless or None}
+    generation = {"max_new_tokens": MAX_TARGET, "suppress_tokens": nameless or None}
     os.makedirs(folder, exist_ok=True)
-    for name, value in (("config.json", config | ids | asdict(model.config)),
-                        ("generation_config.json", generation | ids)):  # fmt: skip
-        text = json.dumps(value, indent=2).encode()
-        replace_file(Path(folder) / name, lambda file: file.write(text))
+    write_json(Path(folder) / "config.json", config | ids | asdict(model.config))
+    write_json(Path(folder) / "generation_config.json", generation | ids)
     state = model.state_dict()
     tensors = {published: state[ours] for ours, published in published_names(model).items()}
     write_safetensors(tensors, Path(folder) / "model.safetensors")

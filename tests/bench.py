@@ -78,12 +78,8 @@ def parse():
     parser.add_argument("--tokenizer", help="T5's spiece.model, if not the published one")
     parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
-        "--measure",
-        nargs=3,
-        metavar=("SIDE", "BATCH", "VOCABULARY"),
-        help="only this: print the peak memory of two steps",
-    )
+    one_peak = ("SIDE", "BATCH", "VOCABULARY")
+    parser.add_argument("--measure", nargs=3, metavar=one_peak, help="the peak of two steps alone")
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(PARTS)}")
@@ -146,7 +142,7 @@ def our_step(case, micro_batch=None, compiled=False):
         micro_batches, totals = data.collate(rows, case.device, micro_batch=micro_batch)
         for sources, targets in micro_batches:
             with case.autocast():
-                loss, _ = loss_of(model, sources, targets, args, **totals)
+                loss, _ = loss_of(model, sources, targets, args, totals)
             yield loss
 
     return case.step_of(model, losses)
@@ -335,12 +331,13 @@ def decode_in_turn(texts, name, weights, length, args):
     import transformers
 
     tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights).to(args.device)
-    student = evaluation.Student(model, tokenizer, "mi", True, length)
+    student = evaluation.Student(model, tokenizer, "mi", True)
+    t5.MAX_TARGET = length  # ids that `generate_text` writes at most
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).to(args.device).eval()
     written, rows = {}, []
 
     def we():
-        written["ours"] = [text for text, _ in evaluation.generate_text(student, texts, length)]
+        written["ours"] = [text for text, _ in evaluation.generate_text(student, texts)]
 
     def they(size):
         rows.clear()

@@ -13,14 +13,11 @@ import random
 import re
 import shutil
 import time
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import data
 from data import Example
@@ -29,45 +26,53 @@ from t5 import InputError
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 released = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the released files")
 
-
-@pytest.mark.parametrize("name, text, label", [  # None: neither rationale nor label
+TEACHERS = [  # the set, the teacher's text, the label; None: neither rationale nor label
     ("svamp", " It is. The answer is (6 / 2).\n\nQ: 9? The answer is (1).", "(6 / 2)"),
     ("svamp", "It is. The answer is ((1 + 2) * 3) = 9.", "((1 + 2) * 3)"),
     ("svamp", "It is. The answer is (1) or (2).", "(1) or (2)"),  # from the first ( to the last )
     ("svamp", "It is. The answer is (2 * x).", "(2 * x)"),
     ("svamp", "It is. The answer is (175, 5).", "(175, 5)"),
     ("svamp", "It is. The answer is ((415 - 309).", "((415 - 309)"),
-    ("svamp", "It is. The answer is 5.", ""), ("svamp", "", None),
+    ("svamp", "It is. The answer is 5.", ""),
+    ("svamp", "", None),
     ("svamp", "It is. Q: 9? The answer is (1).", None),
     ("svamp", "It is. The answer is (1). The answer is (2).", None),
     ("cqa", "It is. So the answer is (b) a fox.\n\nQ: x? So the answer is (a) y.", "a fox"),
     ("cqa", "It is. So the answer is (b) St. Ives", "St. Ives"),
     ("cqa", "It is. So the answer is (b) red etc..", "red etc."),  # one full stop
     ("cqa", "It is. So the answer is (a) red (b) blue.", "red"),
-    ("cqa", "It is. So the answer is blue.", ""), ("cqa", "It is blue.", None),
+    ("cqa", "It is. So the answer is blue.", ""),
     ("anli1", "It is. So the answer is neutral.\n\nPremise: So the answer is x.", "neutral"),
-    ("anli1", "It is. So the answer is neutral!", "neutral"), ("anli1", "It is.", None),
+    ("anli1", "It is. So the answer is neutral!", "neutral"),
+    ("anli1", "It is.", None),
     ("esnli", "It is.\nAnswer: neutral\n\nPremise: A.\nAnswer: x", "neutral"),
     ("esnli", "It is. ", ""),  # all rationale
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("name, text, label", TEACHERS)
 def test_the_teachers_text_splits_into_rationale_and_label(name, text, label):
     assert data.parse_teacher(name, text) == (("", "") if label is None else ("It is.", label))
 
 
-@released
-@pytest.mark.parametrize("name, split, rows, blank, right", [
+RELEASED = [  # rows; how many rationales are blank; how many of the teacher's labels are right
     # SVAMP, 0.7325. The released code's eval() says 588, 0.7350: Python reads "(1) and (2)" as
     # (2), which makes two more answers right; arithmetic has no "and"
-    ("svamp", "train", 800, 11, 586), ("svamp", "test", 200, 2, 148),
-    ("cqa", "train", 9_741, 0, 7_234), ("cqa", "test", 1_221, 0, 943),  # 0.7426, 0.7723
-    ("anli1", "test", 1_000, 10, 656), ("esnli", "test", 9_824, 0, 7_171),
-])  # fmt: skip
-def test_a_released_set_loads_whole_and_its_teacher_is_as_good_as_known(
-    name, split, rows, blank, right
-):
+    ("svamp", "train", 800, 11, 586),
+    ("svamp", "test", 200, 2, 148),
+    ("cqa", "train", 9_741, 0, 7_234),  # 0.7426
+    ("cqa", "test", 1_221, 0, 943),  # 0.7723
+    ("anli1", "test", 1_000, 10, 656),
+    ("esnli", "test", 9_824, 0, 7_171),
+]
+
+
+@released
+@pytest.mark.parametrize("name, split, rows, blank, right", RELEASED)
+def test_a_released_set_is_whole_and_its_teacher_as_good_as_known(name, split, rows, blank, right):
     examples = data.load(name, split, SHARED / "dss")
     assert (len(examples), sum(e.rationale == "" for e in examples)) == (rows, blank)
-    by_value = data.by_value(name)
+    by_value = name in data.EQUATIONS
     assert sum(data.is_correct(e.llm_label, e.label, by_value) for e in examples) == right
 
 
@@ -81,8 +86,8 @@ def test_python_itself_would_call_588_svamp_answers_right_the_papers_0_7350():
     right = [python(e.llm_label) == python(e.label) for e in examples]
     ours = [data.is_correct(e.llm_label, e.label, by_value=True) for e in examples]
     assert sum(right) == 588 and round(588 / 800, 4) == 0.7350
-    assert [e.llm_label for e, a, b in zip(examples, right, ours) if a != b] == [
-        "((29/2) and (30/2))", "(34 + 40) and (62 - 17)"]  # fmt: skip
+    others = [e.llm_label for e, a, b in zip(examples, right, ours) if a != b]
+    assert others == ["((29/2) and (30/2))", "(34 + 40) and (62 - 17)"]
 
 
 # ---- files, good and bad ----
@@ -114,51 +119,41 @@ def load(root, name):
 
 def refusal(root, name):
     """The one line with which the set is refused."""
-    with pytest.raises((InputError, FileNotFoundError)) as error:
+    with pytest.raises(InputError) as error:
         load(root, name)
     message = str(error.value)
-    assert "\n" not in message and len(message) < 500 and re.search("expected|there", message)
+    assert "\n" not in message and len(message) < 500, message
     return message
 
 
-@pytest.mark.parametrize("name, text, label", [
-    ("esnli", "A.</s>B.", "neutral"), ("anli1", "A.</s>B.", "contradiction"),
-    ("cqa", "Who?\nAnswer Choices:\n(a) I\n(b) you\n(c) he\n(d) we\n(e) ", "he"),
-    ("svamp", "One.\nTwo?", "( 1.0 + 1.0 )"), ("mine", "One?", "red"),
-])  # fmt: skip
-def test_a_line_becomes_exactly_this_input_and_label(tmp_path, name, text, label):
-    write_set(tmp_path, name, 1)
-    assert [(e.input, e.label) for e in load(tmp_path, name)] == [(text, label)]
+def test_a_line_becomes_exactly_this_input_and_label(tmp_path):
+    expected = {
+        "esnli": ("A.</s>B.", "neutral"),
+        "anli1": ("A.</s>B.", "contradiction"),
+        "cqa": ("Who?\nAnswer Choices:\n(a) I\n(b) you\n(c) he\n(d) we\n(e) ", "he"),
+        "svamp": ("One.\nTwo?", "( 1.0 + 1.0 )"),
+        "mine": ("One?", "red"),
+    }
+    for name in GOOD:
+        write_set(tmp_path, name)
+        assert [(e.input, e.label) for e in load(tmp_path, name)] == [expected[name]] * 3
 
 
 DEEP, FIELDS = "[" * 100_000, [(name, field) for name in GOOD for field in GOOD[name]]
 BAD_LINES = [  # the second of three: the text or the object, and words that the message must hold
-    ("svamp", '{"input": "a", "lab', "JSON"), ("mine", "input: a", "JSON"), ("svamp", DEEP, "JSON"),
+    ("svamp", '{"input": "a", "lab', "JSON"),
+    ("svamp", DEEP, "JSON"),
     ("svamp", b'{"input": "caf\xe9", "label": "( 1 )"}', "UTF-8"),
-    ("svamp", '["One?", "( 1 )"]', "object"), ("cqa", "null", "object"), ("esnli", "7", "object"),
-    ("mine", '"input label rationale"', "object"),
     ("svamp", r'{"input": "\ud83d", "label": "( 1 )"}', "input"),  # half a character
-    *[(n, {k: v for k, v in GOOD[n].items() if k != field}, field) for n, field in FIELDS],
-    *[(n, GOOD[n] | {field: x}, field) for n, field in FIELDS for x in (None, 7)],
-    *[("esnli", NLI | {"label": x}, "label 0 1 2") for x in (3, -1, True, 1.5, "x", "1", [1])],
-    *[("cqa", GOOD["cqa"] | {"choices": x}, "choices")
-      for x in ([*"vwxy"], [*"uvwxyz"], "vwxyz", [1, 2, 3, 4, 5], dict.fromkeys("vwxyz"))],
+    ("svamp", '["One?", "( 1 )"]', "object"),
     ("mine", GOOD["mine"] | {"llm_label": None}, "llm_label"),
-    *[("mine", GOOD["mine"] | {field: x}, f"text '{field}' {x}: quote it")
-      for field, x in (("label", 3), ("label", -0.5), ("rationale", 7), ("llm_label", 0))],
-]  # fmt: skip
-BAD_FILES = [  # a file of a good set, its content or None: not there; patterns of the message
-    ("svamp", "svamp_train.json", "", "JSON none|empty"),
-    ("mine", "train.jsonl", " \n\t\r\n", "JSON none|empty"),
-    ("mine", "train.jsonl", None, "train.jsonl"),
-    ("cqa", "llm/train_CoT_0.json", None, "0 3"),  # one in the middle: the next is not read
-    ("cqa", "llm/train_CoT_1.json", None, "2 3"), ("esnli", "llm/train_CoT_1.json", "[]", "2 3"),
-    ("anli1", "llm/train_CoT_1.json", '["a", "b"]', "4 3"),
-    ("cqa", "llm/train_CoT_1.json", b'["caf\xe9"]', "CoT_1 UTF-8"),
-    ("cqa", "llm/train_CoT_1.json", r'["\ud83d"]', "CoT_1"),
-    *[("cqa", "llm/train_CoT_1.json", content, "CoT_1 JSON|array.of.texts")
-      for content in ("", '["a', '{"0": "a"}', '"a"', "[7]", "[null]", '[["a"]]', DEEP)],
-]  # fmt: skip
+    ("mine", GOOD["mine"] | {"label": -0.5}, "label -0.5 quote"),
+]
+BAD_LINES += [(n, {k: v for k, v in GOOD[n].items() if k != field}, field) for n, field in FIELDS]
+BAD_LINES += [(n, GOOD[n] | {field: wrong}, field) for n, field in FIELDS for wrong in (None, 7)]
+BAD_LINES += [("esnli", NLI | {"label": x}, "label 0 1 2") for x in (3, -1, True, 1.5, "1", [1])]
+CHOICES = [*"vwxy"], [*"uvwxyz"], "vwxyz", [1, 2, 3, 4, 5], dict.fromkeys("vwxyz")
+BAD_LINES += [("cqa", GOOD["cqa"] | {"choices": x}, "choices 5") for x in CHOICES]
 
 
 @pytest.mark.parametrize("name, line, words", BAD_LINES, ids=lambda value: str(value)[:50])
@@ -171,6 +166,21 @@ def test_a_bad_line_is_refused_in_words_that_name_it(tmp_path, name, line, words
     assert place == str(path) and all(word in why for word in words.split()), (place, why)
 
 
+FIRST, SECOND = "llm/train_CoT_0.json", "llm/train_CoT_1.json"
+BAD_FILES = [  # a file of a good set, its content or None: not there; words of the message
+    ("svamp", "svamp_train.json", "", "none"),
+    ("mine", "train.jsonl", " \n\t\r\n", "none"),
+    ("mine", "train.jsonl", None, "train.jsonl esnli, anli1, cqa, svamp, toy, folder"),
+    ("cqa", FIRST, None, "0 3"),  # the next is not read
+    ("cqa", SECOND, None, "2 3"),
+    ("esnli", SECOND, "[]", "2 3"),
+    ("anli1", SECOND, '["a", "b"]', "4 3"),
+    ("cqa", SECOND, b'["caf\xe9"]', "CoT_1 UTF-8"),
+    ("cqa", SECOND, r'["\ud83d"]', "CoT_1 array"),
+]
+BAD_FILES += [("cqa", SECOND, content, "CoT_1 JSON") for content in ("", '["a', '"a"', "[7]", DEEP)]
+
+
 @pytest.mark.parametrize("name, file, content, words", BAD_FILES, ids=lambda value: str(value)[:50])
 def test_a_bad_file_is_refused_in_words_that_name_it(tmp_path, name, file, content, words):
     write_set(tmp_path, name)
@@ -179,22 +189,22 @@ def test_a_bad_file_is_refused_in_words_that_name_it(tmp_path, name, file, conte
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     place, why = refusal(tmp_path, name).split(str(path.parent))  # which it names once
-    assert place == "" and all(re.search(word, why) for word in words.split()), why
+    assert place == "" and all(word in why for word in words.split()), why
 
 
 @pytest.mark.parametrize("name", ["svamp", "mine"])
-@pytest.mark.parametrize("old, new", [
-    ("\n", "\r\n"), ("^", "\ufeff"), ("$", "\n\n"), ("\n", "\n\n")])  # fmt: skip
-def test_files_as_other_programs_write_them_load_the_same(tmp_path, name, old, new):
+def test_files_as_other_programs_write_them_load_the_same(tmp_path, name):
     path = write_set(tmp_path, name)
     expected = load(tmp_path, name)
-    for file in [path, *path.parent.glob("llm/*")]:
-        file.write_bytes(re.sub(old, new, file.read_text()).encode())
-    assert load(tmp_path, name) == expected and len(expected) == 3
+    texts = {file: file.read_text() for file in [path, *path.parent.glob("llm/*")]}
+    for old, new in (("\n", "\r\n"), ("^", "\ufeff"), ("$", "\n\n"), ("\n", "\n\n")):
+        for file, text in texts.items():
+            file.write_bytes(re.sub(old, new, text).encode())
+        assert load(tmp_path, name) == expected and len(expected) == 3
 
 
-def test_a_line_may_hold_ten_megabytes_and_any_character(tmp_path):
-    text = "a\u2028b\u2029c\x85d\u00e9 \U0001f600" + "x" * 10_000_000
+def test_a_line_may_hold_a_megabyte_and_any_character(tmp_path):
+    text = "a\u2028b\u2029c\x85d\u00e9 \U0001f600" + "x" * 1_000_000
     line = json.dumps(GOOD["mine"] | {"input": text}, ensure_ascii=False)
     write_set(tmp_path, "mine").write_text(line, encoding="utf-8")
     assert load(tmp_path, "mine") == [Example(text, "red", "so", "")]
@@ -202,49 +212,26 @@ def test_a_line_may_hold_ten_megabytes_and_any_character(tmp_path):
 
 def test_a_users_folder_may_hold_the_teachers_labels_and_a_validation_set(tmp_path):
     lines = [GOOD["mine"] | more for more in ({}, {"llm_label": "blue"}, {"llm_label": ""})]
-    text, folder = "\n".join(map(json.dumps, lines)), str(tmp_path / "mine")
+    text, folder = "\n".join(map(json.dumps, lines)), tmp_path / "mine"
     write_set(tmp_path, "mine").write_text(text)
     expected = [Example("One?", "red", "so", teacher) for teacher in ("", "blue", "")]
-    assert data.load(folder, "train") == data.load(Path(folder), "train") == expected
+    assert data.load(str(folder), "train") == data.load(folder, "train") == expected
     assert [len(part) for part in data.train_and_valid(folder)] == [2, 1]  # a tenth of train
-    Path(folder, "valid.jsonl").write_text(text + "\n" + text)
+    (folder / "valid.jsonl").write_text(text + "\n" + text)
     assert data.train_and_valid(folder, seed=5) == (expected, expected * 2)
-    with pytest.raises(FileNotFoundError, match="mone.*esnli, anli1, cqa, svamp, toy.*folder"):
-        data.load("mone", "train", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["valid", "validation", "dev", "val"])
-def test_a_users_validation_file_is_used_by_each_of_its_usual_names(tmp_path, name):
-    path = write_set(tmp_path, "mine", 4)
-    path.with_name(f"{name}.jsonl").write_text(json.dumps(GOOD["mine"] | {"label": "blue"}))
-    train, valid = data.train_and_valid(str(tmp_path / "mine"))
-    assert ([e.label for e in train], [e.label for e in valid]) == (["red"] * 4, ["blue"])
-    assert data.load(tmp_path / "mine", "valid") == valid
-
-
-@pytest.mark.parametrize("one, other", [
-    ("valid", "dev"), ("validation", "val"), ("dev", "val"), ("valid", "validation")])  # fmt: skip
-def test_two_validation_files_are_refused_by_their_names(tmp_path, one, other):
-    path = write_set(tmp_path, "mine")
-    for name in (one, other):
-        shutil.copy(path, path.with_name(f"{name}.jsonl"))
-    with pytest.raises(InputError, match=f"mine: [^\n]*{one}.jsonl and {other}.jsonl"):
-        data.train_and_valid(tmp_path / "mine")
-
-
-EXAMPLE_FIELDS = ("input", "label", "rationale", "llm_label")
+    (folder / "valid.jsonl").rename(folder / "validation.jsonl")
+    assert data.train_and_valid(folder, seed=5) == (expected, expected * 2)
+    shutil.copy(folder / "validation.jsonl", folder / "valid.jsonl")
+    with pytest.raises(InputError, match="mine: [^\n]*valid.jsonl and validation.jsonl"):
+        data.train_and_valid(folder)
 
 
 def test_the_digest_of_examples_changes_with_each_field_and_with_the_order():
-    examples = [Example("a", "b", "c", "d"), Example("e", "f", "g", "h")]
-    others = [
-        *([Example(**vars(examples[0]) | {field: "x"}), examples[1]] for field in EXAMPLE_FIELDS),
-        examples[::-1], examples[:1], examples * 2, [],
-        [Example("a", "b", "c", "d,"), Example("e", "f", "g", "h")],
-    ]  # fmt: skip
-    digests = {data.digest(rows) for rows in [examples, list(examples), *others]}
+    a, b = Example("a", "b", "c", "d"), Example("e", "f", "g", "h")
+    others = [[Example(**vars(a) | {field: "x"}), b] for field in vars(a)]
+    others += [[b, a], [a], [a, b, a, b], [], [Example("a", "b", "c", "d,"), b]]
+    digests = {data.digest(rows) for rows in [[a, b], [a, b], *others]}
     assert len(digests) == 1 + len(others)
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
 def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_path, monkeypatch):
@@ -255,17 +242,11 @@ def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_
     monkeypatch.chdir(tmp_path / "a")
     for same in ("mine", "./mine", "mine/", "../a/mine", Path("mine"), tmp_path / "b/../a/mine"):
         assert data.title(same) == titles[0]
-    (tmp_path / "link").symlink_to(tmp_path / "a" / "mine")
-    assert data.title("../link") == f"link.{titles[0][-6:]}"
-    assert [data.title(name) for name in ("svamp", "toy")] == ["svamp", "toy"]
-    assert data.title("google/flan-t5-small") == "google--flan-t5-small"
-    (tmp_path / "a" / "google" / "flan-t5-small").mkdir(parents=True)  # now a folder of this name
+    for name, title in (("svamp", "svamp"), ("google/flan-t5-small", "google--flan-t5-small")):
+        assert data.title(name) == title
+    Path("google/flan-t5-small").mkdir(parents=True)  # now a folder of this name
     assert re.fullmatch("flan-t5-small.[0-9a-f]{6}", data.title("google/flan-t5-small"))
-
-
-def test_released_sets_and_the_toy_are_no_folders_and_two_have_values():
-    assert [name for name in data.MARKERS if data.by_value(name)] == ["svamp", "toy"]
-    assert not data.by_value("my/svamp") and not any(map(data.is_folder, data.MARKERS))
+    assert not any(map(data.is_folder, data.MARKERS))
     assert all(map(data.is_folder, ("my/svamp", "./toy", Path("mine"))))
 
 
@@ -284,7 +265,7 @@ def test_a_share_is_what_a_seeded_order_leaves_after_the_dropped(tmp_path):
     order = np.random.default_rng(3).permutation(801).tolist()
     assert data.subsample(list(range(801)), 0.25, 3) == order[601:]  # ceil(600.75) dropped
     for share in (0, -0.5, 1.5, math.nan):
-        with pytest.raises(InputError, match="share"):
+        with pytest.raises(AssertionError, match="share"):
             data.subsample([1, 2], share, 0)
     write_set(tmp_path, "mine", 1)  # too few to split
     with pytest.raises(InputError, match="mine"):
@@ -293,77 +274,53 @@ def test_a_share_is_what_a_seeded_order_leaves_after_the_dropped(tmp_path):
 
 # ---- answers ----
 
-
-@pytest.mark.parametrize("text, value", [
-    ("( 84.0 / 2.0 )", 42), ("7", 7), (" 7\n", 7), ("3.", 3), (".5", 0.5), ("007", 7), ("((1))", 1),
-    ("2 + 3 * 4", 14), ("(2 + 3) * 4", 20), ("8 / 4 / 2", 1), ("8 - 4 - 2", 2), ("8/(6-2)", 2),
-    ("2 - -3", 5), ("--5", 5), ("-(2 + 3) * 2", -10), ("-2 * -3", 6), ("1 / 3", 1 / 3),
-    ("(" * 32 + "1" + ")" * 32, 1), ("1 +" * 85 + "1", 86),
-    *[(text, None) for text in (
-        "", " ", "()", "x", "(2 * x)", "(175, 5)", "((415 - 309)", "1)", "1 +", "* 2", "1 2", ".",
-        "1.2.3", "1 / 0", "1 / (2 - 2)", "0 / 0", "1e5", "inf", "nan", "0x10", "1_000", "1,000",
-        "2 ** 3", "7 // 2", "7 % 2", "2(3)", "(1)(2)", "+ 5", "(1 + 1) and (2 + 3)", "$5", "\uff15",
-        "\u0663", "7 = 7", "1 if 1 else 1", "[1][0]", "9" * 257, "(" * 33 + "1" + ")" * 33)],
-])  # fmt: skip
-def test_an_equation_has_this_value_or_none(text, value):
-    assert data.evaluate_equation(text) == (None if value is None else pytest.approx(value, 1e-12))
+VALUES = {"( 84.0 / 2.0 )": 42, "7": 7, " 7\n": 7, "3.": 3, ".5": 0.5, "((1))": 1, "1 / 3": 1 / 3}
+VALUES |= {"2 + 3 * 4": 14, "(2 + 3) * 4": 20, "8 / 4 / 2": 1, "8 - 4 - 2": 2, "8/(6-2)": 2}
+VALUES |= {"2 - -3": 5, "--5": 5, "-(2 + 3) * 2": -10, "-2 * -3": 6, "+ 5": 5, "-7 // 2": -4}
+VALUES |= {"(" * 32 + "1" + ")" * 32: 1, "1 +" * 85 + "1": 86, "9" * 256: 1e256, "0": 0}
+NO_VALUES = ["", " ", "()", "x", "(2 * x)", "(175, 5)", "((415 - 309)", "1)", "1 +", "* 2", "1 2"]
+NO_VALUES += [".", "1.2.3", "1 / 0", "1 // 0", "1 / (2 - 2)", "1e5", "inf", "nan", "0x10", "1_000"]
+NO_VALUES += ["1,000", "2 ** 3", "7 % 2", "2(3)", "(1)(2)", "(1 + 1) and (2 + 3)", "$5", "7 = 7"]
+NO_VALUES += ["\uff15", "\u0663", "1 if 1 else 1", "[1][0]", "9" * 257, "1\n2", "...", "()()"]
 
 
-NUMBERS = st.sampled_from("0 1 2 3.0 4.25 7. .5 10".split())
-DIVISORS = NUMBERS | st.builds("( {} + {} )".format, NUMBERS, NUMBERS) | NUMBERS.map("-{}".format)
-EXPRESSIONS = st.recursive(NUMBERS, lambda inner: (
-    st.builds("{} {} {}".format, inner, st.sampled_from("+-*"), inner)
-    | st.builds("{}/{}".format, inner, DIVISORS)
-    | inner.map("-{}".format) | inner.map("({})".format)), max_leaves=8)  # fmt: skip
+@pytest.mark.parametrize("text", [*VALUES, *NO_VALUES])
+def test_an_equation_has_this_value_or_none(text):
+    value = pytest.approx(VALUES[text], rel=1e-12) if text in VALUES else None
+    assert data.evaluate_equation(text) == value
 
 
-@settings(max_examples=150, deadline=None)
-@given(EXPRESSIONS)
-def test_an_equation_has_the_value_that_exact_fractions_give_it(text):
-    try:  # Python's own grammar as the oracle: the text is ours, of numbers and + - * / ( ) alone
-        exact = eval(re.sub(r"[0-9.]+", r"Fraction('\g<0>')", text), {"Fraction": Fraction})
-        assert math.isclose(data.evaluate_equation(text), exact, rel_tol=1e-9, abs_tol=1e-6)
-    except ZeroDivisionError:
-        assert data.evaluate_equation(text) is None
-
-
-TEN_MS = 0.010
+HOSTILE = ["__import__('os').getcwd()", "9**9**9", "(" * 10_000 + ")" * 10_000, "(" * 256, "\0"]
+HOSTILE += ["(" * 128 + ")" * 128, "(1+" * 85, "((1)" * 64, "-" * 256, "-" * 10_000 + "1"]
+HOSTILE += ["1+" * 500_000 + "1", "9" * 1_000_000, "()" * 128, "1 // " * 51 + "0", "(-" * 127]
 
 
 def seconds(text):  # of this thread's own work; the best of three, for the machine is shared
     times = []
-    while len(times) < 3 and min(times, default=1) > TEN_MS:
+    while len(times) < 3 and min(times, default=1) > 0.01:
         began = time.thread_time()
         data.evaluate_equation(text)
         times.append(time.thread_time() - began)
     return min(times)
 
 
-@pytest.mark.parametrize("text", [
-    "__import__('os').getcwd()", "9**9**9", "(" * 10_000 + ")" * 10_000, "(" * 128 + ")" * 128,
-    "-" * 200 + "1", "-" * 10_000 + "1", "1+" * 500_000 + "1", "9" * 1_000_000, "\0",
-], ids=lambda text: repr(text[:20]))  # fmt: skip
-def test_a_hostile_equation_has_no_value_and_costs_nothing(text):
-    assert seconds(text) < TEN_MS and data.evaluate_equation(text) is None
-
-
-def test_no_random_text_makes_the_equation_reader_raise_or_take_ten_milliseconds():
-    rng, values = random.Random(0), 0
-    for i in range(20_000):
+def test_no_hostile_or_random_text_makes_the_equation_reader_raise_or_take_ten_milliseconds():
+    assert [text for text in HOSTILE if data.evaluate_equation(text) is not None] == []
+    rng, texts = random.Random(0), [*HOSTILE]
+    for i in range(10_000):
         alphabet = "0123456789.+-*/() " if i % 2 else map(chr, rng.choices(range(0x110000), k=9))
-        text = "".join(rng.choices([*alphabet], k=rng.randrange(1, 8 if i % 3 else 300)))
-        assert seconds(text) < TEN_MS
-        value = data.evaluate_equation(text)
-        assert value is None or math.isfinite(value)
-        values += value is not None
-    assert 200 < values < 10_000
+        texts.append("".join(rng.choices([*alphabet], k=rng.randrange(1, 8 if i % 3 else 300))))
+    assert [text for text in texts if seconds(text) > 0.01] == []
+    values = [value for text in texts if (value := data.evaluate_equation(text)) is not None]
+    assert 100 < len(values) < 5_000 and all(map(math.isfinite, values))
 
 
 def test_an_answer_is_judged_by_value_or_else_by_its_text():
     for answer, label in (("(84 / 2)", "( 42.0 )"), ("1 / 3 * 3", "1"), (".1 + .2", ".3")):
         assert data.is_correct(answer, label, by_value=True)
         assert not data.is_correct(answer, label, by_value=False)
-    assert not data.is_correct("(84 / 2)", "( 42.001 )", by_value=True)
+    for answer, label in (("(84 / 2)", "( 42.001 )"), ("1", "1.0000000001"), ("-2", "2")):
+        assert not data.is_correct(answer, label, by_value=True)
     for text in ("", "x", "1 / 0", "7 apples"):  # two that have no value are not equal
         assert not data.is_correct(text, text, by_value=True)
         assert data.is_correct(text, text, by_value=False)
@@ -374,12 +331,11 @@ def test_an_answer_is_judged_by_value_or_else_by_its_text():
 
 def released_texts():
     texts = ["a</s>b", "a </s> b", "</s>", "", " a  b ", "tab\there", "<pos>", "\ufb01ne", "\u6b63"]
-    for name in ("svamp", "cqa", "anli1", "esnli"):
-        for split in ("test", "train") if name in ("svamp", "cqa") else ("test",):
-            for example in data.load(name, split, SHARED / "dss"):
-                texts += [f"predict: {example.input}", example.label]
-                if name in ("svamp", "cqa"):
-                    texts += [f"explain: {example.input}", example.rationale, example.llm_label]
+    for name, split, *_ in RELEASED:
+        for example in data.load(name, split, SHARED / "dss"):
+            texts += [f"predict: {example.input}", example.label]
+            if name in ("svamp", "cqa"):
+                texts += [f"explain: {example.input}", example.rationale, example.llm_label]
     return list(dict.fromkeys(texts))
 
 
@@ -388,7 +344,7 @@ def test_ids_are_those_of_transformers_on_every_released_text_and_of_a_saved_voc
     transformers = pytest.importorskip("transformers")
     ours, texts = data.Tokenizer(SHARED / "t5" / "spiece.model"), released_texts()
     ours.save(tmp_path)
-    assert files_of(tmp_path) == ["spiece.model", "tokenizer_config.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"spiece.model", "tokenizer_config.json"}
     published = transformers.T5Tokenizer.from_pretrained(SHARED / "t5")  # converts spiece.model
     saved = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(ours) == len(published) == len(saved) == 32_100
@@ -396,14 +352,9 @@ def test_ids_are_those_of_transformers_on_every_released_text_and_of_a_saved_voc
     ids = [ours.encode(text) for text in texts]
     theirs = published(texts).input_ids
     assert [text for text, a, b in zip(texts, ids, theirs, strict=True) if a != b] == []
-    some = slice(None, None, 20)
-    assert saved(texts[some]).input_ids == ids[some]
+    assert saved(texts[::20]).input_ids == ids[::20]
     assert (saved.pad_token_id, saved.eos_token_id, saved.unk_token_id) == (0, 1, 2)
     assert data.Tokenizer(tmp_path / "spiece.model").encode(texts[-1]) == ids[-1]
-
-
-def files_of(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -414,12 +365,12 @@ def toy_set(tmp_path_factory):  # its folder, training examples and tokenizer
 
 
 def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy_set, tmp_path):
-    tokenizer = toy_set[2]
-    ids = tokenizer.encode("Anna has 57 apples.</s>Ben has 9.")
+    tokenizer, text = toy_set[2], "Anna has 57 apples.</s>Ben has 9."
+    ids = tokenizer.encode(text)
     assert ids.count(1) == 2 and ids[-1] == 1
     for length in range(1, len(ids) + 3):
-        assert tokenizer.encode("Anna has 57 apples.</s>Ben has 9.", length) == (
-            ids if length > len(ids) else ids[: length - 1] + [1])  # fmt: skip
+        cut = ids if length > len(ids) else ids[: length - 1] + [1]
+        assert tokenizer.encode(text, length) == cut
     noisy = [0, *ids, 0, 1, len(tokenizer) - 1, len(tokenizer) - data.SENTINELS]
     assert tokenizer.decode(noisy) == "Anna has 57 apples. Ben has 9."
     for content in (b"", b"\n\x05hello", b"{}"):
@@ -448,35 +399,40 @@ def test_long_texts_are_cut_at_1024_and_256_ids_and_a_single_target_keeps_its_la
         ((sources, targets),) = data.encode([Example(long, long, long, "")], toy_set[2], method)
         assert {len(ids) for ids in sources} == {1_024} and {len(ids) for ids in targets} == {256}
         assert all(ids[-1] == 1 and 1 not in ids[:-1] for ids in sources + targets)
-    ((_, (target,)),) = data.encode([Example("5", "( 9 )", long, "")], toy_set[2], "single")
-    assert len(target) == 256 and toy_set[2].decode(target).endswith("57 57 The answer is ( 9 )")
+    for n in (250, 251, 252, 2_000):  # beside "The answer is 5" and the </s>
+        examples = [Example("5", "5", " ".join(["57"] * n), "")]
+        ((_, (target,)),) = data.encode(examples, toy_set[2], "single")
+        words = toy_set[2].decode(target).split()
+        assert words == ["57"] * min(n, 251) + "The answer is 5".split()
 
 
 ROWS = [  # of `encode`, of two tasks
-    ([[5, 1], [6, 1]], [[7, 1], [8, 9, 1]]),
-    ([[5, 5, 1], [6, 6, 1]], [[7, 7, 1], [8, 1]]),
-    ([[5, 1], [6, 1]], [[7, 1], [8, 9, 9, 1]]),
+    ([[5, 5, 1], [6, 6, 1]], [[7, 7, 1], [8, 9, 1]]),
+    ([[10, 1], [11, 1]], [[12, 1], [13, 14, 1]]),
+    ([[15, 1], [16, 1]], [[17, 1], [18, 1]]),
 ]
 
 
-def test_a_batch_stacks_its_tasks_sorted_by_length_and_padded_with_zeros():
-    [(sources, (labels, rationales))], totals = data.collate(ROWS[:2], "cpu")
-    assert sources.tolist() == [[5, 5, 1], [5, 1, 0], [6, 6, 1], [6, 1, 0]]
-    assert labels.tolist() == [[7, 7, 1], [7, 1, 0]]
-    assert rationales.tolist() == [[8, 1, 0], [8, 9, 1]]
-    assert totals == dict(label_tokens=5, rationale_tokens=5, examples=2)
+def test_a_batch_stacks_its_tasks_sorted_by_last_target_then_source_and_padded_with_zeros():
+    [(sources, (labels, rationales))], totals = data.collate(ROWS, "cpu")
+    assert sources[:3].tolist() == [[15, 1, 0], [10, 1, 0], [5, 5, 1]]
+    assert sources[3:].tolist() == [[16, 1, 0], [11, 1, 0], [6, 6, 1]]
+    assert labels.tolist() == [[17, 1, 0], [12, 1, 0], [7, 7, 1]]
+    assert rationales.tolist() == [[18, 1, 0], [13, 14, 1], [8, 9, 1]]
+    assert totals == (7, 8, 3)  # label tokens, rationale tokens, examples
+    alone = [(sources[:1], targets[:1]) for sources, targets in ROWS]  # as for finetune
+    [(sources, (labels,))], totals = data.collate(alone, "cpu")
+    assert labels.tolist() == [[12, 1, 0], [17, 1, 0], [7, 7, 1]] and totals == (7, 3)
 
 
 def test_micro_batches_and_processes_share_a_batch_and_each_pads_to_its_own_longest():
     (first, second), totals = data.collate(ROWS, "cpu", micro_batch=2)
-    assert [[t.tolist() for t in targets] for _, targets in (first, second)] == [
-        [[[7, 7, 1], [7, 1, 0]], [[8, 1, 0], [8, 9, 1]]], [[[7, 1]], [[8, 9, 9, 1]]]]  # fmt: skip
-    assert second[0].tolist() == [[5, 1], [6, 1]]
-    assert totals == dict(label_tokens=7, rationale_tokens=9, examples=3)
-    [(sources, targets)], totals = data.collate(ROWS, "cpu", rank=1, world=2, trim=False)
-    assert sources.tolist() == [[5, 1], [6, 1]]
-    assert totals == dict(label_tokens=7, rationale_tokens=9, examples=3)  # the whole batch's
-    assert [t.tolist() for t in targets] == [[[7, 1, 0]], [[8, 9, 1, 0]]]  # and its widths
+    assert first[0].tolist() == [[15, 1], [10, 1], [16, 1], [11, 1]]
+    assert [t.tolist() for t in first[1]] == [[[17, 1], [12, 1]], [[18, 1, 0], [13, 14, 1]]]
+    assert [t.tolist() for t in second[1]] == [[[7, 7, 1]], [[8, 9, 1]]] and totals == (7, 8, 3)
+    [(sources, targets)], totals = data.collate(ROWS, "cpu", rank=1, world=2, trim_padding=False)
+    assert sources.tolist() == [[10, 1], [11, 1]] and totals == (7, 8, 3)  # the whole batch's
+    assert [t.tolist() for t in targets] == [[[12, 1, 0]], [[13, 14, 1]]]  # and its widths
 
 
 @pytest.mark.parametrize("n, size", [(10, 4), (12, 4), (7, 1), (3, 25)])
@@ -493,25 +449,6 @@ def test_batches_run_through_one_seeded_order_after_another(n, size):
         assert take(n, 0, start) == first[start : start + n]
 
 
-@pytest.mark.parametrize("trim", [True, False])
-@pytest.mark.parametrize("method", ["finetune", "mi"])
-def test_a_batchs_rows_come_by_target_length_then_source_length_then_order(toy_set, method, trim):
-    ids = data.encode(toy_set[1][:500], toy_set[2], method)
-    for batch in islice(data.batches(len(ids), 64, seed=3), 20):
-        rows = [ids[i] for i in batch]
-        rows.sort(key=lambda row: max(map(len, row[0])))  # two stable sorts, the last one first
-        rows.sort(key=lambda row: len(row[1][-1]))
-        [(sources, targets)], _ = data.collate([ids[i] for i in batch], "cpu", trim=trim)
-        expected = [row[0][task] for task in range(len(targets)) for row in rows]
-        assert [unpadded(row) for row in sources] == expected
-        for task, target in enumerate(targets):
-            assert [unpadded(row) for row in target] == [row[1][task] for row in rows]
-
-
-def unpadded(row):
-    return [i for i in row.tolist() if i != 0]
-
-
 # ---- labels, limits and vocabularies ----
 
 
@@ -525,45 +462,42 @@ def examples_of(labels, llm_labels=None):
     return [Example("One?", label, "so", llm) for label, llm in pairs]
 
 
-@pytest.mark.parametrize("label", [
-    "<pos>", "<neg>", '{"s": "pos"}', '{"s": "neg"}', r"\frac{3}{4}", "pos~", "~", "<", "{}",
-    "troms\u00f8", " spaces  within ", "two\nlines", "tab\there", "\ufb01ne", "\u00bd", "x\u00b2",
-    "\u6b63\u9762", "\U0001f600 good", "na\u00efve", "[x] ^ `y`", "e\u0301\u0301", "\uff21", "",
-])  # fmt: skip
-def test_a_student_that_writes_a_labels_exact_ids_is_right(tokenizer, label):
-    ids, gold = tokenizer.encode(label), tokenizer.normalise(label)
-    assert data.is_correct(tokenizer.decode([0, *ids, 0, 0]), gold, by_value=False)
-    assert gold == gold.strip()
-    data.check_labels(examples_of([label, label]), tokenizer)
-    # and where the label stands at the end of the single sequence
-    ((_, (target,)),) = data.encode(examples_of([label]), tokenizer, "single")
-    assert tokenizer.decode(target).rpartition(tokenizer.normalise(data.JOINER))[2].strip() == gold
+LABELS = ["<pos>", '{"s": "pos"}', r"\frac{3}{4}", "pos~", "<", "{}", "troms\u00f8", ""]
+LABELS += [" spaces  within ", "two\nlines", "\ufb01ne", "\u00bd", "x\u00b2", "\u6b63\u9762"]
+LABELS += ["\U0001f600 good", "na\u00efve", "[x] ^ `y`", "e\u0301\u0301", "\uff21", "tab\there"]
 
 
-@pytest.mark.parametrize("one, other", [
-    ("<pos>", "<neg>"), ('{"s": "pos"}', '{"s": "neg"}'), ("pos~", "neg~"), ("yes", "no"),
-    (r"\frac{3}{4}", r"\frac{1}{4}"), ("troms\u00f8", "oslo"), ("a b", "ab"), ("1", "1.0"),
-    ("", "no"), ("<", "<pos>"), ("a <", "a<"), ("\u6b63 a", "\u8d1f b"),
-])  # fmt: skip
-def test_labels_that_differ_in_their_ids_are_accepted(tokenizer, one, other):
-    data.check_labels(examples_of([one, other]), tokenizer)
-    data.check_labels(examples_of([one, other], [other, one]), tokenizer, "llm")
-    assert tokenizer.normalise(one) != tokenizer.normalise(other)
+def test_a_student_that_writes_a_labels_exact_ids_is_right(tokenizer):
+    joiner = tokenizer.normalise(data.JOINER)
+    for label in LABELS:
+        ids, gold = tokenizer.encode(label), tokenizer.normalise(label)
+        assert data.is_correct(tokenizer.decode([0, *ids, 0, 0]), gold, by_value=False)
+        assert gold == gold.strip()
+        data.check_labels(examples_of([label, label]), tokenizer)
+        # and where the label stands at the end of the single sequence
+        ((_, (target,)),) = data.encode(examples_of([label]), tokenizer, "single")
+        assert tokenizer.decode(target).rpartition(joiner)[2].strip() == gold
 
 
-@pytest.mark.parametrize("one, other", [
-    ("\u6b63\u9762", "\u8d1f\u9762"), ("a < b", "a { b"), ("5 ~", "5 ^"), ("<pos", "{pos"),
-    ("\U0001f600", "\U0001f622"), ("troms\u00f8", "troms{"), ("\u6b63", "\u6b63\u9762"),
-    ("yes", "yes "), ("yes", "\n yes"), ("so many", "so  many"), ("a b", "a\tb"),
-    ("\ufb01ne", "fine"), ("5\u00b2", "52"), ("\uff11", "1"),
-])  # fmt: skip
-def test_labels_that_have_the_same_ids_are_refused_by_name(tokenizer, one, other):
-    assert tokenizer.encode(one) == tokenizer.encode(other)
-    with pytest.raises(InputError) as error:
-        data.check_labels(examples_of([other, "9", one, one]), tokenizer)
-    message = str(error.value)
-    assert repr(one) in message and repr(other) in message and "\n" not in message
-    assert "rename one" in message and "more" not in message
+DIFFERENT = [("<pos>", "<neg>"), ("pos~", "neg~"), ("yes", "no"), ("a b", "ab"), ("1", "1.0")]
+DIFFERENT += [(r"\frac{3}{4}", r"\frac{1}{4}"), ("troms\u00f8", "oslo"), ("", "no"), ("<", "<pos>")]
+DIFFERENT += [('{"s": "pos"}', '{"s": "neg"}'), ("a <", "a<"), ("\u6b63 a", "\u8d1f b")]
+SAME = [("\u6b63\u9762", "\u8d1f\u9762"), ("a < b", "a { b"), ("5 ~", "5 ^"), ("<pos", "{pos")]
+SAME += [("\U0001f600", "\U0001f622"), ("\u6b63", "\u6b63\u9762"), ("yes", "yes "), ("a b", "a\tb")]
+SAME += [("so many", "so  many"), ("\ufb01ne", "fine"), ("5\u00b2", "52"), ("\uff11", "1")]
+
+
+def test_labels_are_refused_by_name_exactly_where_their_ids_are_the_same(tokenizer):
+    for one, other in DIFFERENT:
+        data.check_labels(examples_of([one, other]), tokenizer)
+        data.check_labels(examples_of([one, other], [other, one]), tokenizer, "llm")
+        assert tokenizer.normalise(one) != tokenizer.normalise(other)
+    for one, other in SAME:
+        assert tokenizer.encode(one) == tokenizer.encode(other)
+        with pytest.raises(InputError) as error:
+            data.check_labels(examples_of([other, "9", one, one]), tokenizer)
+        message = str(error.value)
+        assert repr(one) in message and repr(other) in message and "\n" not in message
 
 
 def test_the_refusal_of_labels_covers_what_is_cut_or_ends_early(tokenizer):
@@ -574,24 +508,14 @@ def test_the_refusal_of_labels_covers_what_is_cut_or_ends_early(tokenizer):
         data.check_labels(examples_of(["a", "a</s>b"]), tokenizer)
 
 
-@pytest.mark.parametrize("gold, llm, good", [
-    (["a < b", "c"], ["c", "a { b"], False),  # an answer like the teacher's would count as right
-    (["a < b", "c"], ["c", "a < b"], True), (["red", "blue"], ["red ", "\uff42lue"], True),
-    (["red", "blue"], ["<", "{"], False), (["red", "blue"], ["", "red\n"], True),
-])  # fmt: skip
-def test_a_teachers_label_may_not_pass_for_another_label(tokenizer, gold, llm, good):
-    data.check_labels(examples_of(gold, llm), tokenizer)  # where it is not trained on
-    if good:
+def test_a_teachers_label_may_not_pass_for_another_label(tokenizer):
+    gold = ["a < b", "red"]
+    for llm in (["red", "a < b"], ["red ", "r\uff45d"], ["", "red\n"]):
         data.check_labels(examples_of(gold, llm), tokenizer, "llm")
-    else:
+    for llm in (["red", "a { b"], ["<", "{"]):  # an answer like it would count as right
+        data.check_labels(examples_of(gold, llm), tokenizer)  # where it is not trained on
         with pytest.raises(InputError, match="have the same ids"):
             data.check_labels(examples_of(gold, llm), tokenizer, "llm")
-
-
-def test_the_limit_of_answers_follows_the_longest_label_from_64_to_256(toy_set):
-    for numbers, limit in ((1, 64), (63, 64), (64, 65), (100, 101), (255, 256), (400, 256)):
-        labels = ["1", " ".join(["57"] * numbers)]
-        assert data.label_limit(examples_of(labels), toy_set[2]) == limit
 
 
 def numbers(n):  # n ids of the toy vocabulary, without the </s>
@@ -600,70 +524,58 @@ def numbers(n):  # n ids of the toy vocabulary, without the </s>
 
 # as long as each may be: with its prefix of two ids and its </s> the input has 1,024
 WHOLE = Example(numbers(1_021), numbers(255), numbers(255), numbers(255))
+UNKNOWN = [{"input": "<"}, {"input": "5~"}, {"rationale": "\u6b63"}, {"label": "{5}"}]
+ENDS = [{"input": "5</s>7"}, {"rationale": "5</s>7"}, {"label": "</s>"}]
+SINGLE = [{"label": "5", "rationale": numbers(n)} for n in (200, 251, 252, 253)]
+WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what is warned of
+    ("mi", [{}], ""),
+    ("mi", [{"input": numbers(1_022)}, {}], "1 of 2 inputs long"),
+    ("finetune", [{"input": numbers(1_023)}], ""),  # it has no prefix
+    ("finetune", [{"input": numbers(1_024)}], "1 of 1 inputs long"),
+    ("dss", [{"rationale": numbers(256)}, {}], "1 of 2 rationales long"),
+    ("dss", [{"label": numbers(300)}, {}, {}], "1 of 3 labels long"),
+    ("finetune", [{"rationale": numbers(256)}, {"rationale": "{"}, {"rationale": ""}], ""),
+    ("mi", [{"rationale": ""}, {"rationale": " \n"}], "2 of 2 rationales blank"),
+    ("mi", [{"llm_label": ""}, {"llm_label": "{"}], ""),
+    ("mi", UNKNOWN, "2 of 4 inputs unknown, 1 of 4 rationales unknown, 1 of 4 labels unknown"),
+    ("single", SINGLE, "2 of 4 rationales long"),  # beside "The answer is 5" and the </s>
+    ("mi", ENDS, "1 of 3 rationales end, 1 of 3 labels end"),
+    ("dss", [{"input": ""}, {"input": "\u200b"}, {"input": "5"}], "2 of 3 inputs blank"),
+    ("mi", [{"rationale": "x{" * 300}], "1 of 1 rationales unknown, 1 of 1 rationales long"),
+]
 
 
-@pytest.mark.parametrize("method, labels, changes, expected", [
-    ("mi", "gold", [{}], []),
-    ("mi", "gold", [{"input": numbers(1_022)}, {}], ["1 of 2 inputs long"]),
-    ("finetune", "gold", [{"input": numbers(1_023)}], []),  # it has no prefix
-    ("finetune", "gold", [{"input": numbers(1_024)}], ["1 of 1 inputs long"]),
-    ("dss", "gold", [{"rationale": numbers(256)}, {}, {"label": numbers(300)}],
-     ["1 of 3 rationales long", "1 of 3 labels long"]),
-    ("finetune", "gold", [{"rationale": numbers(256)}, {"rationale": "{"}, {"rationale": ""}], []),
-    ("mi", "gold", [{"rationale": ""}, {"rationale": " \n"}], ["2 of 2 rationales blank"]),
-    ("mi", "gold", [{"llm_label": ""}, {"llm_label": "{"}], []),
-    ("mi", "llm", [{"llm_label": ""}, {"llm_label": "{"}, {"label": ""}],
-     ["1 of 3 labels blank", "1 of 3 labels unknown"]),
-    ("mi", "gold", [{"input": "<"}, {"input": "5~"}, {"rationale": "\u6b63"}, {"label": "{5}"}],
-     ["2 of 4 inputs unknown", "1 of 4 rationales unknown", "1 of 4 labels unknown"]),
-    ("single", "gold", [{"label": "5", "rationale": numbers(n)} for n in (200, 251, 252, 253)],
-     ["2 of 4 rationales long"]),  # beside "The answer is 5" and the </s>
-    ("mi", "gold", [{"input": "5</s>7"}, {"rationale": "5</s>7"}, {"label": "</s>"}],
-     ["1 of 3 rationales end", "1 of 3 labels end"]),
-    ("dss", "gold", [{"input": ""}, {"input": "\u200b"}, {"input": "5"}], ["2 of 3 inputs blank"]),
-    ("mi", "gold", [{"rationale": "x{" * 300}],
-     ["1 of 1 rationales unknown", "1 of 1 rationales long"]),
-])  # fmt: skip
-def test_what_is_cut_unknown_or_blank_is_counted_in_one_line_a_kind(
-    toy_set, method, labels, changes, expected
-):
+@pytest.mark.parametrize("method, changes, expected", WARNINGS)
+def test_what_is_cut_unknown_or_blank_is_counted_a_line_a_kind(toy_set, method, changes, expected):
     examples = [Example(**vars(WHOLE) | change) for change in changes]
     words = {"blank": "blank", "characters": "unknown", "lose their ends": "long", "</s>": "end"}
-    lines = data.losses(examples, toy_set[2], method, labels)
-    kinds = [next(short for word, short in words.items() if word in line) for line in lines]
-    starts = [re.match(r"\d+ of \d+ \w+", line)[0] for line in lines]
-    assert [f"{start} {kind}" for start, kind in zip(starts, kinds)] == expected
-    assert not any("\n" in line for line in lines)
+    found = []
+    for line in data.text_warnings(examples, toy_set[2], method):
+        kinds = [short for word, short in words.items() if word in line]
+        found.append(" ".join([*line.split()[:4], *kinds]))
+    assert ", ".join(found) == expected
 
 
-def test_what_is_counted_as_cut_is_what_encoding_cuts(toy_set):
-    rng = random.Random(0)
-    for method in ("finetune", "single", "dss"):
-        lengths = [(rng.randrange(1_015, 1_030), rng.randrange(240, 260)) for _ in range(60)]
-        examples = [Example(numbers(a), "5", numbers(b), "") for a, b in lengths]
-        encoded = data.encode(examples, toy_set[2], method)
-        inputs = sum(toy_set[2].decode(sources[0]).count("57") < a
-                     for (sources, _), (a, _) in zip(encoded, lengths))  # fmt: skip
-        rationales = sum(toy_set[2].decode(targets[-1]).count("57") < b
-                         for (_, targets), (_, b) in zip(encoded, lengths))  # fmt: skip
-        expected = [f"{inputs} of 60 inputs"]
-        expected += [f"{rationales} of 60 rationales"] if method != "finetune" else []
-        lines = data.losses(examples, toy_set[2], method)
-        assert [re.match(r"\d+ of 60 \w+", line)[0] for line in lines] == expected
-        assert 0 < inputs < 60
+def test_the_teachers_labels_are_counted_where_they_are_trained_on(toy_set):
+    examples = [Example("5", "", "5", "{"), Example("5", "", "5", ""), Example("5", "{", "5", "5")]
+    blank, unknown = data.text_warnings(examples, toy_set[2], "mi", "llm")
+    assert blank.startswith("1 of 3 labels are blank")
+    assert unknown.startswith("1 of 3 labels have characters")
 
 
+LACKS = "have characters that the vocabulary lacks"
 COUNTS = {  # what tests/MEASUREMENTS.md says of the released sets, with gold labels
     ("svamp", "train"): ["11 of 800 rationales are blank"],
     ("svamp", "test"): ["2 of 200 rationales are blank"],
-    ("cqa", "train"): [f"1 of 9,741 {kind} have characters that the vocabulary lacks"
-                       for kind in ("inputs", "rationales", "labels")],
+    ("cqa", "train"): [f"1 of 9,741 {kind} {LACKS}" for kind in ("inputs", "rationales", "labels")],
     ("cqa", "test"): [],
-    ("anli1", "test"): ["102 of 1,000 inputs have characters that the vocabulary lacks",
-                        "10 of 1,000 rationales are blank",
-                        "18 of 1,000 rationales have characters that the vocabulary lacks"],
-    ("esnli", "test"): ["1 of 9,824 inputs have characters that the vocabulary lacks"],
-}  # fmt: skip
+    ("anli1", "test"): [
+        f"102 of 1,000 inputs {LACKS}",
+        "10 of 1,000 rationales are blank",
+        f"18 of 1,000 rationales {LACKS}",
+    ],
+    ("esnli", "test"): [f"1 of 9,824 inputs {LACKS}"],
+}
 
 
 @released
@@ -672,14 +584,13 @@ def test_released_sets_lose_what_is_known_and_none_of_their_labels_is_refused():
     found, sets = {}, {}
     for name, split in COUNTS:
         examples = data.load(name, split, SHARED / "dss")
-        found[name, split] = data.losses(examples, tokenizer, "mi")
+        found[name, split] = data.text_warnings(examples, tokenizer, "mi")
         sets[name] = sets.get(name, []) + examples
     assert found == COUNTS
-    for name, examples in sets.items():
+    for examples in sets.values():
         data.check_labels(examples, tokenizer, "llm")
-        assert data.label_limit(examples, tokenizer) == 64, name
-    (blank,) = data.losses(data.load("svamp", "train", SHARED / "dss"), tokenizer, "mi", "llm")[1:]
-    assert blank == "13 of 800 labels are blank"
+    svamp = data.load("svamp", "train", SHARED / "dss")
+    assert data.text_warnings(svamp, tokenizer, "mi", "llm")[1:] == ["13 of 800 labels are blank"]
 
 
 SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
@@ -694,84 +605,63 @@ def decoded(tokens):  # as in tokenizer_config.json
     return {"added_tokens_decoder": {str(32_000 + i): {"content": t} for i, t in enumerate(tokens)}}
 
 
-@pytest.mark.parametrize("name, content, added", [
-    ("added_tokens.json", OWN, None), ("added_tokens.json", {}, None),
+ADDED = [  # a file beside spiece.model, its content, the token that it adds
+    ("added_tokens.json", OWN, None),
     ("added_tokens.json", OWN | {"{": 32_100}, "{"),
     ("added_tokens.json", {"<extra_id_100>": 32_100}, "<extra_id_100>"),
-    ("tokenizer_config.json", {"extra_ids": 100}, None),
-    ("tokenizer_config.json", decoded(OWN), None),
+    ("tokenizer_config.json", decoded([*OWN, "\u258157"]), None),  # a piece
     ("tokenizer_config.json", decoded([*OWN, "<sep>"]), "<sep>"),
-    ("tokenizer_config.json", decoded(["\n"]), r"\\n"),
-    ("tokenizer.json", listed(OWN), None), ("tokenizer.json", {"model": {}}, None),
-    ("tokenizer.json", listed([*OWN, "[CODE]"]), r"\[CODE\]"),
-    ("tokenizer.json", listed(["the"]), "the"),
-])  # fmt: skip
-@pytest.mark.parametrize("has_pieces", [True, False])
-def test_tokens_that_were_added_to_a_vocabulary_are_refused_by_name(
-    toy_set, tmp_path, name, content, added, has_pieces
-):
+    ("tokenizer_config.json", decoded(["\n"]), "\\n"),
+    ("tokenizer.json", listed(OWN), None),
+    ("tokenizer.json", listed([*OWN, "[CODE]"]), "[CODE]"),
+]
+
+
+@pytest.mark.parametrize("name, content, added", ADDED)
+def test_tokens_added_to_a_vocabulary_are_refused(toy_set, tmp_path, name, content, added):
+    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
     (tmp_path / name).write_text(json.dumps(content))
-
-    def read():
-        if has_pieces:
-            shutil.copy(toy_set[0] / "spiece.model", tmp_path)
-            return data.Tokenizer(tmp_path / "spiece.model")
-        return data.find_weights(tmp_path)
-
     if added is None:
-        assert read()
+        assert len(data.load_tokenizer(tmp_path)) == len(toy_set[2])
     else:
-        words = f"added to the vocabulary[^\n]*'{added}'"
-        with pytest.raises(InputError, match=f"^[^\n]*{words}[^\n]*$"):
-            read()
+        words = re.escape(f"['{added}']")
+        with pytest.raises(InputError, match=f"^{tmp_path}: tokens were added[^\n]*{words}$"):
+            data.load_tokenizer(tmp_path)
 
 
-def test_a_token_that_is_a_piece_of_the_vocabulary_is_not_taken_for_an_added_one(toy_set, tmp_path):
-    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
-    piece = toy_set[2].pieces.id_to_piece(50)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(listed([*OWN, piece])))
-    assert len(data.Tokenizer(tmp_path / "spiece.model")) == len(toy_set[2])
+def test_a_vocabulary_that_does_not_fit_is_refused_and_another_may_be_given(toy_set, tmp_path):
+    def refused(words, rows=math.inf):
+        with pytest.raises((InputError, FileNotFoundError), match=f"^{tmp_path}[^\n]*{words}"):
+            data.load_tokenizer(tmp_path, rows=rows)
 
-
-@pytest.mark.parametrize("name, content", [
-    ("tokenizer.json", "{"), ("tokenizer.json", "[]"), ("tokenizer.json", '{"added_tokens": [1]}'),
-    ("tokenizer.json", '{"added_tokens": 7}'), ("tokenizer_config.json", '"T5"'),
-    ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {}}}'),
-    ("tokenizer_config.json", '{"added_tokens_decoder": []}'), ("added_tokens.json", "[1]"),
-    ("tokenizer_config.json", '{"added_tokens_decoder": {"1": {"content": null}}}'),
-])  # fmt: skip
-def test_a_damaged_file_beside_a_vocabulary_is_refused_by_name(toy_set, tmp_path, name, content):
-    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=f"^[^\n]*expected[^\n]*$") as error:
-        data.Tokenizer(tmp_path / "spiece.model")
-    assert name in str(error.value)
-
-
-def test_a_folder_with_tokenizer_json_alone_is_told_what_mends_it(toy_set, tmp_path):
-    with pytest.raises(FileNotFoundError, match="spiece.model: not there; expected a sentence"):
-        data.Tokenizer(tmp_path / "spiece.model")
+    refused("spiece.model: expected a sentence")
     (tmp_path / "tokenizer.json").write_text(json.dumps(listed(OWN)))
-    assert data.find_weights(tmp_path) == tmp_path
-    with pytest.raises(FileNotFoundError, match="^[^\n]*tokenizer.json[^\n]*--tokenizer FILE$"):
-        data.Tokenizer(tmp_path / "spiece.model")
-    shutil.copy(toy_set[0] / "spiece.model", tmp_path / "mine.model")
-    assert data.Tokenizer(tmp_path / "mine.model").encode("57") == toy_set[2].encode("57")
+    refused("tokenizer.json[^\n]*--tokenizer FILE$")
+    pieces = len(toy_set[2].pieces)
+    given = data.load_tokenizer(tmp_path, toy_set[0] / "spiece.model", rows=pieces)
+    assert given.encode("57") == toy_set[2].encode("57")
+    shutil.copy(toy_set[0] / "spiece.model", tmp_path)
+    refused(f"{pieces} pieces[^\n]*{pieces - 1} rows", rows=pieces - 1)
+    (tmp_path / "tokenizer.json").write_text("[")
+    refused("tokenizer.json")
 
 
 def test_the_toys_saved_vocabulary_gives_transformers_the_same_ids(toy_set, tmp_path):
     transformers = pytest.importorskip("transformers")
     toy_set[2].save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    texts = ["a</s>b", "", " a  b ", "<pos>", "\u6b63 5"]
-    for example in toy_set[1][:1_000]:
-        texts += [f"predict: {example.input}", f"explain: {example.input}", example.label,
-                  example.rationale, f"{data.JOINER} {example.llm_label}"]  # fmt: skip
+    texts = ["a</s>b", "", " a  b ", "<pos>", "\u6b63 5", *toy_texts(toy_set[1][:1_000])]
     assert theirs(texts).input_ids == [toy_set[2].encode(text) for text in texts]
     assert len(theirs) == len(toy_set[2])
 
 
 # ---- the toy set ----
+
+
+def toy_texts(examples):
+    for example in examples:
+        yield from (f"predict: {example.input}", f"explain: {example.input}", example.rationale)
+        yield from (example.label, f"{data.JOINER} {example.llm_label}".strip())
 
 
 def test_the_toy_set_is_the_same_bytes_for_the_seed(toy_set, tmp_path):
@@ -794,9 +684,7 @@ def test_the_toys_teacher_is_mostly_right_and_at_times_wrong_or_silent(toy_set):
 def test_the_toys_tokenizer_says_each_of_its_texts_and_each_number_in_one_piece(toy_set):
     folder, train, tokenizer = toy_set
     assert [n for n in range(2, 100) if len(tokenizer.encode(f"{n} {n}")) != 3] == []
-    for example in train + data.load("toy", "test", folder.parent):
-        for text in (f"predict: {example.input}", f"explain: {example.input}", example.rationale,
-                     example.label, f"{data.JOINER} {example.llm_label}".strip()):  # fmt: skip
-            ids = tokenizer.encode(text)
-            assert tokenizer.decode(ids) == text.replace("\n", " ") and 2 not in ids
-            assert max(ids) < len(tokenizer) - data.SENTINELS
+    for text in toy_texts(train + data.load("toy", "test", folder.parent)):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text.replace("\n", " ") and 2 not in ids
+        assert max(ids) < len(tokenizer) - data.SENTINELS

@@ -82,8 +82,12 @@ def commands_in(line):
     return commands
 
 
-LINES = [pytest.param(line, id=f"{name}: {line}") for name, page in PAGES.items()
-         for line in code_lines(text_of(page)) if commands_in(line)]  # fmt: skip
+LINES = {
+    f"{name}: {line}": line
+    for name, page in PAGES.items()
+    for line in code_lines(text_of(page))
+    if commands_in(line)
+}
 
 
 def parse(script, arguments, monkeypatch):
@@ -99,15 +103,17 @@ def parse(script, arguments, monkeypatch):
     return {**parsers, "tests/gradients.py": train.parse}[script](arguments)
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 def test_every_command_is_accepted_by_the_parser_of_its_program(line, monkeypatch):
     for script, arguments in commands_in(line):
         parse(script, arguments, monkeypatch)
 
 
 def test_a_loop_stands_for_a_command_for_each_of_its_values():
-    line = ('for s in 0 1; do for m in dss "mi --mi kl"; do '
-            'A=1 python train.py --method $m --seed $s; done; done')  # fmt: skip
+    line = (
+        'for s in 0 1; do for m in dss "mi --mi kl"; do '
+        "A=1 python train.py --method $m --seed $s; done; done"
+    )
     assert commands_in(line) == [
         ("train.py", ["--method", "dss", "--seed", "0"]),
         ("train.py", ["--method", "mi", "--mi", "kl", "--seed", "0"]),
@@ -119,10 +125,16 @@ def test_a_loop_stands_for_a_command_for_each_of_its_values():
     ]
 
 
-@pytest.mark.parametrize("line", [
-    "python train.py --window 16", "python train.py --method mutual", "python eval.py",
-    "python eval.py RUN --nonsense", "python tests/bench.py nonsense",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python train.py --window 16",
+        "python train.py --method mutual",
+        "python eval.py",
+        "python eval.py RUN --nonsense",
+        "python tests/bench.py nonsense",
+    ],
+)
 def test_a_command_that_a_program_does_not_know_is_refused(line, monkeypatch, capsys):
     ((script, arguments),) = commands_in(line)
     with pytest.raises(SystemExit):
@@ -132,12 +144,19 @@ def test_a_command_that_a_program_does_not_know_is_refused(line, monkeypatch, ca
 def test_the_pages_name_the_commands_that_they_must():
     lines = [line for page in PAGES.values() for line in code_lines(text_of(page))]
     found = {script for line in lines for script, _ in commands_in(line)}
-    assert found == {"train.py", "eval.py", "tests/bench.py", "tests/gradients.py",
-                     "tests/test_survival.py"}  # fmt: skip
+    assert found == {
+        "train.py",
+        "eval.py",
+        "tests/bench.py",
+        "tests/gradients.py",
+        "tests/test_survival.py",
+    }
     words = {word for line in lines for _, arguments in commands_in(line) for word in arguments}
     assert words >= {"finetune", "single", "dss", "mi", "kl", "released", "mean", "llm"}
-    assert words >= {"--predict", "--to", "--curves", "--table", "--csv", "--judge", "--ask",
-                     "--against", "--confidence", "--rationales", "--weights"}  # fmt: skip
+    flags = (
+        "--predict --to --plot --table --judge --judge-teacher --ask --against --weights --alphas"
+    )
+    assert words >= set(flags.split())
 
 
 @each_page
@@ -155,9 +174,12 @@ def test_ci_finds_its_two_commands_in_the_readme():
     found = []
     for name in "run", "test":  # as .ci/run does it
         script = f"sed -n '/<!-- ci: {name} -->/,/^```$/p' README.md | grep -v -e '^<!--' -e '^```'"
-        found.append(subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True,
-                                    text=True, check=True).stdout)  # fmt: skip
-    ends = "requirements.txt && python train.py", "tests/requirements.txt && python -m pytest -n 2"
+        found.append(subprocess.check_output(["bash", "-c", script], cwd=ROOT, text=True))
+    style = "ruff check && ruff format --check"
+    ends = (
+        "requirements.txt && python train.py",
+        f"tests/requirements.txt && {style} && python -m pytest -n 2",
+    )
     for command, end in zip(found, ends):
         assert command.count("\n") == 1 and command.endswith(f"pip install -r {end}\n")
 
@@ -190,8 +212,11 @@ PAPER = {  # typed from the paper, a column a set in the order of SETS (Table 6:
     "Table 8: DSS": "0.05 0.26 0.66 0.12",
     "Table 8: MI": "0.03 0.26 0.53 0.42",
 }
-CELLS = {(row, name): cell for row, cells in PAPER.items()
-         for name, cell in zip([*SETS, *OUT_OF_DOMAIN], cells.split())}  # fmt: skip
+CELLS = {
+    (row, name): cell
+    for row, cells in PAPER.items()
+    for name, cell in zip([*SETS, *OUT_OF_DOMAIN], cells.split())
+}
 
 
 def quoted_cells(page):
@@ -222,25 +247,26 @@ def test_every_number_of_the_papers_tables_is_as_published_and_none_is_missing()
 
 
 def test_eval_py_has_the_same_numbers_for_tables_1_to_5():
-    sizes = {"Table 2": "small"}
-    methods = {"finetune": "finetune", "single task": "single", "DSS": "dss", "MI": "mi",
-               "MI, mean": "mi mean", "MI, KL": "mi kl"}  # fmt: skip
+    methods = {"single task": "single", "MI, mean": "mi-reduce_mean", "MI, KL": "mi-mi_kl"}
     expected = {}
     for row, cells in PAPER.items():
         table, _, method = row.partition(": ")
         if table <= "Table 5":
-            words = [sizes.get(table, "base"), methods[method]] + ["llm"] * (table == "Table 3")
-            expected[" ".join(words)] = tuple(map(float, cells.split()))
-    assert {key: tuple(row) for key, row in evaluation.PAPER.items()} == expected
+            size = "small" if table == "Table 2" else "base"
+            labels = "-labels_llm" if table == "Table 3" else ""
+            name = f"{size}-{methods.get(method, method.lower())}{labels}"
+            expected[name] = tuple(map(float, cells.split()))
+    assert evaluation.PAPER == expected
 
 
 def test_the_accuracies_of_table_1_that_no_single_run_can_give_are_those_named():
     def possible(cell, items):  # some k right answers of n round to it
         return any(f"{100 * k / items:.2f}" == cell for k in range(items + 1))
 
-    odd = {name: [CELLS[row, name] for row in PAPER if row < "Table 6" and (row, name) in CELLS
-                  and not possible(CELLS[row, name], items)]
-           for name, items in SETS.items()}  # fmt: skip
+    odd = {name: [] for name in SETS}
+    for (row, name), cell in CELLS.items():
+        if row < "Table 6" and not possible(cell, SETS[name]):
+            odd[name].append(cell)
     assert sum(map(len, odd.values())) == 6
     named = "; ".join(f"{name} {', '.join(cells)}" for name, cells in odd.items() if cells)
     text = one_line(text_of(MEASUREMENTS))
@@ -264,14 +290,14 @@ def test_the_example_by_hand_in_the_readme_is_what_the_code_computes():
     assert torch.allclose(label, test_mi_loss.LABEL)
     assert torch.allclose(rationale, test_mi_loss.RATIONALE)
     mask, ids = torch.tensor([[True, True]]), torch.tensor([[1, 2]])
-    for first, logits in (2, label), (6, rationale):
-        maxima = mi_loss.features(logits, mask)
-        assert maxima[0].tolist() == pytest.approx(columns[first])
-        assert (maxima / maxima.sum())[0].tolist() == pytest.approx(columns[first + 1])
+    for first, log_p in (2, label), (6, rationale):
+        f = mi_loss.log_f(log_p, mask, "max").exp()
+        assert f[0].tolist() == pytest.approx(columns[first])
+        assert (f / f.sum())[0].tolist() == pytest.approx(columns[first + 1])
     text = one_line(text_of(README))
     _, terms = mi_loss.objective(label, ids, rationale, ids)
-    names = {"mi": "2/5 ln 5", "prediction": "L_prediction", "generation": "L_generation",
-             "loss": "and L"}  # fmt: skip
+    names = {"mi": "2/5 ln 5", "prediction": "L_prediction", "generation": "L_generation"}
+    names["loss"] = "and L"
     for name, words in names.items():
         assert f"{words} = {terms[name]:.5f}" in text
     for form, words in ("kl", "`--mi kl`"), ("released", "`released`"):
@@ -294,14 +320,13 @@ def test_the_glossary_names_every_field_that_a_run_writes(runs):
         for line in (run / "log.jsonl").read_text().splitlines():
             written |= json.loads(line).keys()
         written |= json.loads((run / "metrics.json").read_text()).keys()
-    log_p = torch.zeros(1, 2, 3)
-    mask = torch.tensor([[True, True]])
-    written |= mi_loss.mi_terms(log_p, log_p, mask, mask, "released", "max").keys()
+    logits, ids = torch.zeros(1, 2, 3), torch.tensor([[1, 2]])
+    written |= mi_loss.objective(logits, ids, logits, ids, form="released")[1].keys()
     written.add("skipped_steps")  # with fp16 only
     _, rows = table_of(README, "field")
     named = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in rows)))
-    named |= set(re.findall(r"`(\w+)`", re.search(r"^`metrics.json`: .*?\n\n", text_of(README),
-                                                  re.MULTILINE | re.DOTALL)[0]))  # fmt: skip
+    glossary = re.search(r"^`metrics.json`: (.*?)\n\n", text_of(README), re.MULTILINE | re.DOTALL)
+    named |= set(re.findall(r"`(\w+)`", glossary[1]))
     assert named == written
 
 

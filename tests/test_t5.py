@@ -1,13 +1,13 @@
 """t5.py against an untouched transformers, and the edges where there is nothing to compare with.
 
     pip install pytest transformers safetensors
-    python -m pytest tests/test_t5.py -q                    # about 20 seconds on a CPU
+    python -m pytest tests/test_t5.py -q                    # about 30 seconds on a CPU
     python -m pytest tests/test_t5.py -q -k "not small"     # without the full-size models
 
 The ladder, for random weights that transformers wrote, tiny and full-size: logits within 1e-4,
 loss within 1e-5, each gradient within 1e-3 of its norm, 64 greedy ids equal; then what we save,
-read by transformers. Then files, other people's folders, decoding, errors; half precision is in
-test_device.py. No two dimensions are equal.
+read by transformers. Then files, other people's folders, decoding. Broken files are in
+test_hostile.py, half precision in test_device.py. No two dimensions are equal.
 """
 
 import json
@@ -31,17 +31,28 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 B, S, T = 3, 11, 7
-TINY = t5.T5Config(  # the 64 ids that we generate go beyond a relative distance of 20
-    vocab_size=97, num_tokens=90, d_model=24, d_kv=4, d_ff=36, num_heads=5, num_layers=3,
-    num_decoder_layers=2, relative_attention_num_buckets=8, relative_attention_max_distance=20,
-)  # fmt: skip
+SAFE, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+SIZES = dict(vocab_size=97, d_model=24, d_kv=4, d_ff=36, num_heads=5)
+SIZES |= dict(num_layers=3, num_decoder_layers=2)
+# the 64 ids that we generate go beyond a relative distance of 20
+SIZES |= dict(relative_attention_num_buckets=8, relative_attention_max_distance=20)
+TINY = t5.T5Config(**SIZES, num_tokens=90)
 TINY_V1_1 = replace(TINY, **t5.V1_1)
 RUNGS = {
-    "tiny-v1.0": TINY, "tiny-v1.1": TINY_V1_1,
+    "tiny-v1.0": TINY,
+    "tiny-v1.1": TINY_V1_1,
     "tiny-own-head": replace(TINY, tie_word_embeddings=False),  # with the factor D**-0.5
     "tiny-no-factor": replace(TINY, scale_decoder_outputs=False),  # with a tied head
-    "small": t5.PRESETS["small"], "v1_1-small": t5.PRESETS["v1_1-small"],
-}  # fmt: skip
+    "small": t5.PRESETS["small"],
+    "v1_1-small": t5.PRESETS["v1_1-small"],
+}
+PARAMETERS = {  # of the published models; tiny's are those of the toy task
+    "tiny": 189_440,
+    "small": 60_506_624,
+    "base": 222_903_552,
+    "v1_1-small": 76_961_152,
+    "v1_1-base": 247_577_856,
+}
 both_versions = pytest.mark.parametrize("config", [TINY, TINY_V1_1], ids=["v1.0", "v1.1"])
 
 
@@ -97,9 +108,8 @@ def assert_near(ours, theirs, atol):
 
 # ---- shapes and buckets
 
-@pytest.mark.parametrize("preset, size", [
-                         ("tiny", 189_440), ("small", 60_506_624), ("base", 222_903_552),
-                         ("v1_1-small", 76_961_152), ("v1_1-base", 247_577_856)])  # fmt: skip
+
+@pytest.mark.parametrize("preset, size", PARAMETERS.items())
 def test_a_preset_has_the_published_number_of_parameters_and_runs_on_another_device(preset, size):
     rows = 384 if preset == "tiny" else 32_128  # of the toy task's vocabulary, and of T5's own
     with torch.device("meta"):  # tensors with a shape and no contents
@@ -131,6 +141,7 @@ def test_a_new_model_begins_at_the_scales_of_transformers():
 
 
 # ---- the ladder
+
 
 @pytest.fixture(scope="module", params=RUNGS)
 def pair(request):
@@ -175,9 +186,9 @@ def test_with_the_same_seed_dropout_falls_where_it_does_in_transformers(pair):
 def test_greedy_ids_are_those_of_transformers_and_log_probabilities_those_of_teacher_forcing(pair):
     theirs, ours, input_ids, _ = pair
     nameless = list(range(ours.config.num_tokens, ours.config.vocab_size))
-    expected = theirs.generate(
-        input_ids=input_ids, attention_mask=(input_ids != PAD).long(), do_sample=False,
-        num_beams=1, max_new_tokens=64, suppress_tokens=nameless)[:, 1:]  # fmt: skip
+    settings = dict(do_sample=False, num_beams=1, max_new_tokens=64, suppress_tokens=nameless)
+    mask = (input_ids != PAD).long()
+    expected = theirs.generate(input_ids=input_ids, attention_mask=mask, **settings)[:, 1:]
     ids, log_probs = ours.generate(input_ids, 64)
     assert torch.equal(ids, expected)
     assert max(len(row.unique()) for row in ids) > 3  # not one id for ever
@@ -192,10 +203,9 @@ def test_transformers_reads_what_we_save(pair):
     theirs, ours, *batch = pair
     with TemporaryDirectory() as folder:
         t5.save(ours, folder)
-        with open(f"{folder}/config.json") as file:
-            tied = json.load(file)["tie_word_embeddings"]
-        again, report = transformers.T5ForConditionalGeneration.from_pretrained(
-            folder, output_loading_info=True)  # fmt: skip
+        tied = t5.read_json(f"{folder}/config.json")["tie_word_embeddings"]
+        read = transformers.T5ForConditionalGeneration.from_pretrained
+        again, report = read(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert tied == ours.config.tie_word_embeddings == (again.lm_head.weight is again.shared.weight)
     expected = their_output(theirs, *batch).logits
@@ -204,16 +214,14 @@ def test_transformers_reads_what_we_save(pair):
 
 # ---- files
 
-SAFE, BIN, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+OWN_HEAD = {"tie_word_embeddings": False}  # as transformers 4 writes it
+OWN_HEAD_5 = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
+HEADS = [(TINY, {}, 0), (TINY, {}, 1), (TINY, {}, 3)]  # the config, what config.json says of it
+HEADS += [(TINY_V1_1, OWN_HEAD, 0), (TINY_V1_1, OWN_HEAD, 2), (TINY_V1_1, OWN_HEAD_5, 1)]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("config, said, absent", [  # `said`: what config.json says of the head
-    (TINY, {}, 0), (TINY, {}, 1), (TINY, {}, 3),  # transformers 4, v1.0
-    (TINY_V1_1, {"tie_word_embeddings": False}, 0),  # transformers 4, v1.1
-    (TINY_V1_1, {"tie_word_embeddings": False}, 2),
-    (TINY_V1_1, {"tie_word_embeddings": True, "scale_decoder_outputs": False}, 1),  # 5, v1.1
-])  # fmt: skip
+@pytest.mark.parametrize("config, said, absent", HEADS)
 def test_a_pytorch_model_bin_loads_with_any_of_the_embedding_copies(tmp_path, config, said, absent):
     """Without the first `absent` of shared, encoder.embed_tokens, decoder.embed_tokens; tied, the
     head is one more copy. A table that nothing uses stands in the old files too."""
@@ -240,62 +248,56 @@ def test_every_row_counts_as_a_token_but_the_last_28_of_t5s_own(tmp_path, rows, 
 
 
 def test_safetensors_files_are_those_of_the_safetensors_package(tmp_path):
-    ours = {"matrix": torch.arange(15.0).view(3, 5).T.contiguous(),
-            "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 6)}  # fmt: skip
-    t5.write_safetensors(ours | {"matrix": torch.arange(15.0).view(3, 5).T}, tmp_path / "ours")
+    matrix = torch.arange(15.0).view(3, 5).T  # not contiguous
+    ours = {"matrix": matrix, "scalar": torch.tensor(2.5), "empty": torch.zeros(0, 6)}
+    t5.write_safetensors(ours, tmp_path / "ours")
     types = torch.float64, torch.float16, torch.bfloat16
-    theirs = ours | {str(dtype): torch.arange(21).view(7, 3).to(dtype) / 3 for dtype in types}
+    theirs = {str(dtype): torch.arange(21).view(7, 3).to(dtype) / 3 for dtype in types}
+    theirs |= ours | {"matrix": matrix.contiguous()}
     safetensors.torch.save_file(theirs, tmp_path / "theirs", metadata={"format": "pt"})
-    for expected, found in [(ours, safetensors.torch.load_file(tmp_path / "ours")),
-                            (ours, t5.read_safetensors(tmp_path / "ours")),
-                            (theirs, t5.read_safetensors(tmp_path / "theirs"))]:  # fmt: skip
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)  # names and types too
+    for read, name, expected in (
+        (safetensors.torch.load_file, "ours", ours),
+        (t5.read_safetensors, "ours", ours),
+        (t5.read_safetensors, "theirs", theirs),
+    ):
+        torch.testing.assert_close(read(tmp_path / name), expected, rtol=0, atol=0)  # types too
 
 
 # ---- other people's folders
 
-SIZES = {name: value for name, value in asdict(TINY).items()
-         if type(value) is int and name != "num_tokens"}  # fmt: skip
+GATED = dict(feed_forward_proj="gated-gelu")
+FOREIGN = {  # what our message must say; what transformers is asked to write
+    "decoder_start_token_id 2": dict(decoder_start_token_id=2),
+    "pad_token_id 3": dict(pad_token_id=3, decoder_start_token_id=0),
+    "eos_token_id 2": dict(eos_token_id=2),
+    "eos_token_id [1, 5]": dict(eos_token_id=[1, 5]),
+    "model_type 'mt5'": dict(family="MT5", **GATED),
+    "model_type 'umt5'": dict(family="UMT5", **GATED),
+    "feed_forward_proj 'gated-silu'": dict(feed_forward_proj="gated-silu"),
+    "feed_forward_proj 'gelu'": dict(feed_forward_proj="gelu"),
+    "dense_act_fn 'gelu'": dict(dense_act_fn="gelu", **GATED),
+    "is_gated_act True": dict(is_gated_act=True),
+    "layer_norm_epsilon 1e-05": dict(layer_norm_epsilon=1e-5),
+    "decoder.block.0 missing": dict(model="EncoderModel"),
+}
 
 
-def written_by_transformers(folder, family="T5", model="ForConditionalGeneration", **settings):
-    """A tiny model of this family, written by transformers as its users would write it."""
-    config = getattr(transformers, f"{family}Config")(**SIZES | settings)
-    torch.manual_seed(0)
-    theirs = getattr(transformers, family + model)(config).eval()
-    theirs.save_pretrained(folder)
-    return theirs
-
-
-FOREIGN = {  # what transformers is asked to write; what our message must say
-    "decoder starts with 2": (dict(decoder_start_token_id=2), "decoder_start_token_id 0, 2"),
-    "decoder starts with </s>": (dict(decoder_start_token_id=1), "decoder_start_token_id 0, 1"),
-    "padding is 3": (dict(pad_token_id=3, decoder_start_token_id=0), "pad_token_id 0, 3"),
-    "end mark is 2": (dict(eos_token_id=2), "eos_token_id 1, 2"),
-    "two end marks": (dict(eos_token_id=[1, 5]), "eos_token_id 1, [1, 5]"),
-    "mT5": (dict(family="MT5", feed_forward_proj="gated-gelu"), "model_type 't5', 'mt5'"),
-    "UMT5": (dict(family="UMT5", feed_forward_proj="gated-gelu"), "model_type 't5', 'umt5'"),
-    "Switch": (dict(family="SwitchTransformers", num_sparse_encoder_layers=0,
-                    num_sparse_decoder_layers=0), "model_type 't5', 'switch_transformers'"),
-    "gated silu": (dict(feed_forward_proj="gated-silu"), "feed_forward_proj 'gated-silu'"),
-    "gated relu": (dict(feed_forward_proj="gated-relu"), "feed_forward_proj 'gated-relu'"),
-    "plain gelu": (dict(feed_forward_proj="gelu"), "feed_forward_proj 'gelu'"),
-    "exact gelu": (dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu"),
-                   "dense_act_fn 'gelu_new', 'gelu'"),
-    "gated by its flag only": (dict(is_gated_act=True), "is_gated_act False, True"),
-    "another epsilon": (dict(layer_norm_epsilon=1e-5), "layer_norm_epsilon 1e-06, 1e-05"),
-    "encoder only": (dict(model="EncoderModel"), "decoder.block.0 missing"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("settings, words", FOREIGN.values(), ids=FOREIGN)
-def test_a_model_that_is_not_built_here_is_refused_by_its_field(tmp_path, settings, words):
-    written_by_transformers(tmp_path, **settings)
-    with pytest.raises(t5.InputError) as error:
-        t5.load(tmp_path)
+def assert_refused(folder, words):
+    """The folder is refused in one line that names it, or a file in it, and holds the words."""
+    with pytest.raises((t5.InputError, FileNotFoundError)) as error:
+        t5.load(folder)
     message = str(error.value)
-    assert message.startswith(str(tmp_path)) and message.isprintable(), message
+    assert str(folder) in message and message.isprintable(), message
     assert all(word in message for word in words.split()), message
+
+
+@pytest.mark.parametrize("words, settings", FOREIGN.items())
+def test_a_model_that_is_not_built_here_is_refused_by_its_field(tmp_path, words, settings):
+    settings = {"family": "T5", "model": "ForConditionalGeneration"} | SIZES | settings
+    family, model = settings.pop("family"), settings.pop("model")
+    config = getattr(transformers, f"{family}Config")(**settings)
+    getattr(transformers, family + model)(config).save_pretrained(tmp_path)
+    assert_refused(tmp_path, words)
 
 
 def sharded(theirs, folder, name):
@@ -311,15 +313,17 @@ def sharded(theirs, folder, name):
     (folder / f"{name}.index.json").write_text(json.dumps({"weight_map": files}))
 
 
+SHARDED = {
+    "bf16 in shards": lambda model, at: model.bfloat16().save_pretrained(at, max_shard_size="9KB"),
+    "fp16": lambda model, at: model.half().save_pretrained(at),
+    "three shards": lambda model, at: sharded(model, at, SAFE),
+    "three pickles": lambda model, at: sharded(model, at, BIN),
+}
+
+
 @torch.no_grad()
 @both_versions
-@pytest.mark.parametrize("write", [
-    lambda theirs, folder: theirs.save_pretrained(folder, max_shard_size="9KB"),
-    lambda theirs, folder: theirs.bfloat16().save_pretrained(folder, max_shard_size="9KB"),
-    lambda theirs, folder: theirs.half().save_pretrained(folder),
-    lambda theirs, folder: sharded(theirs, folder, SAFE),
-    lambda theirs, folder: sharded(theirs, folder, BIN),
-], ids=["shards", "bf16 in shards", "fp16", "three shards", "three pickles"])  # fmt: skip
+@pytest.mark.parametrize("write", SHARDED.values(), ids=SHARDED)
 def test_shards_and_half_precision_give_the_logits_of_transformers(tmp_path, config, write):
     theirs, batch = lively(transformers_t5, config), make_batch(config)
     write(theirs, tmp_path)
@@ -334,70 +338,64 @@ def test_a_whole_file_is_read_rather_than_shards_that_lie_beside_it(tmp_path):
     assert_near(t5.load(tmp_path)(*batch), their_output(theirs, *batch).logits, atol=1e-4)
 
 
-FLAN_T5_SMALL = {  # its config.json, but for the sizes, which are TINY's here
-    "architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0,
-    "dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
-    "initializer_factor": 1.0, "is_encoder_decoder": True, "layer_norm_epsilon": 1e-06,
-    "model_type": "t5", "n_positions": 512, "output_past": True, "pad_token_id": 0,
-    "tie_word_embeddings": False, "transformers_version": "4.23.1", "use_cache": True,
-}  # fmt: skip
+FLAN_T5_SMALL = """{"architectures": ["T5ForConditionalGeneration"], "decoder_start_token_id": 0,
+"dropout_rate": 0.1, "eos_token_id": 1, "feed_forward_proj": "gated-gelu",
+"initializer_factor": 1.0, "is_encoder_decoder": true, "layer_norm_epsilon": 1e-06,
+"model_type": "t5", "n_positions": 512, "output_past": true, "pad_token_id": 0,
+"tie_word_embeddings": false, "transformers_version": "4.23.1", "use_cache": true}"""  # and sizes
+AS_SAVED_BY_4 = {"dense_act_fn": "gelu_new", "is_gated_act": True}
+WITHOUT_IDS = dict.fromkeys(["decoder_start_token_id", "pad_token_id", "eos_token_id"])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", [
-    {}, {"dense_act_fn": "gelu_new", "is_gated_act": True}, {"model_type": None},
-    dict.fromkeys(["decoder_start_token_id", "pad_token_id", "eos_token_id"]),
-], ids=["as published", "as saved by transformers 4", "of no type", "without ids"])  # fmt: skip
+@pytest.mark.parametrize("change", [{}, AS_SAVED_BY_4, WITHOUT_IDS, {"model_type": None}])
 def test_the_config_of_flan_t5_loads_with_and_without_its_optional_fields(tmp_path, change):
     theirs, batch = lively(transformers_t5, TINY_V1_1), make_batch(TINY_V1_1)
     theirs.save_pretrained(tmp_path)
-    fields = FLAN_T5_SMALL | SIZES | change
-    fields = {name: value for name, value in fields.items() if value is not None}
+    fields = json.loads(FLAN_T5_SMALL) | SIZES | change  # a null counts as absent
     (tmp_path / CONFIG).write_text(json.dumps(fields))
     ours = t5.load(tmp_path)
     assert ours.config == replace(TINY_V1_1, num_tokens=97)
     assert_near(ours(*batch), their_output(theirs, *batch).logits, atol=1e-4)
 
 
-BAD_SHARDS = {  # what is done to the folder, what the message must say
-    "a shard is missing": (
-        lambda folder: (folder / "model-1.safetensors").unlink(),
-        ["model-1.safetensors: not there, though model.safetensors.index.json names it"]),
-    "a shard is cut": (
-        lambda folder: os.truncate(folder / "model-1.safetensors", 3_000),
-        ["model-1.safetensors", "ends after the file does"]),
-    "a shard without its tensors": (
-        lambda folder: shutil.copy(folder / "model-0.safetensors", folder / "model-1.safetensors"),
-        ["index.json", "is missing"]),
-    "the index leads elsewhere": (
-        lambda folder: (folder / f"{SAFE}.index.json").write_text(
-            json.dumps({"weight_map": {"shared.weight": "../model-1.safetensors"}})),
-        ["index.json", "expected files of its own folder", "../model-1"]),
-    "the index has no map": (
-        lambda folder: (folder / f"{SAFE}.index.json").write_text('{"metadata": {}}'),
-        ["index.json", "expected a weight_map"]),
-    "the index is cut": (
-        lambda folder: os.truncate(folder / f"{SAFE}.index.json", 99),
-        ["index.json", "expected a JSON object"]),
-    "weights of another library": (
-        lambda folder: (folder / f"{SAFE}.index.json").rename(folder / "tf_model.h5"),
-        ["expected model.safetensors or pytorch_model.bin", "found neither"]),
-}  # fmt: skip
+INDEX, FIRST, SECOND = f"{SAFE}.index.json", "model-0.safetensors", "model-1.safetensors"
+BAD_SHARDS = {  # what the message must say; what is done to the folder
+    SECOND: lambda at: (at / SECOND).unlink(),
+    f"{SECOND} ends after": lambda at: os.truncate(at / SECOND, 3_000),
+    f"{INDEX} missing": lambda at: shutil.copy(at / FIRST, at / SECOND),
+    f"{INDEX} weight_map": lambda at: (at / INDEX).write_text('{"metadata": {}}'),
+    f"{INDEX} JSON object": lambda at: os.truncate(at / INDEX, 99),
+    f"expected {SAFE} or {BIN}": lambda at: (at / INDEX).rename(at / "tf_model.h5"),
+}
 
 
-@pytest.mark.parametrize("change, words", BAD_SHARDS.values(), ids=BAD_SHARDS)
-def test_shards_that_are_not_whole_are_refused_in_one_line(tmp_path, change, words):
+@pytest.mark.parametrize("words, change", BAD_SHARDS.items())
+def test_shards_that_are_not_whole_are_refused_in_one_line(tmp_path, words, change):
     sharded(transformers_t5(TINY), tmp_path, SAFE)
     t5.load(tmp_path)
     change(tmp_path)
-    with pytest.raises((t5.InputError, FileNotFoundError)) as error:
-        t5.load(tmp_path)
-    message = str(error.value)
-    assert message.startswith(str(tmp_path)) and message.isprintable(), message
-    assert all(word in message for word in words), message
+    assert_refused(tmp_path, words)
+
+
+def test_an_index_leads_to_no_file_outside_its_folder(tmp_path):
+    sharded(transformers_t5(TINY), tmp_path / "folder", SAFE)
+    for file in (tmp_path / "folder").glob("model-*"):
+        file.rename(tmp_path / file.name)
+    index = tmp_path / "folder" / INDEX
+    index.write_text(index.read_text().replace("model-", "../model-"))
+    assert_refused(tmp_path / "folder", "model-0")
+
+
+@pytest.mark.parametrize("name", [SAFE, CONFIG])
+def test_a_file_that_is_not_there_is_named(tmp_path, name):
+    t5.save(t5.T5(TINY), tmp_path)
+    (tmp_path / name).unlink()
+    assert_refused(tmp_path, name)
 
 
 # ---- decoding and padding
+
 
 @both_versions
 def test_an_id_that_names_no_token_is_never_generated(config):
@@ -422,9 +420,8 @@ def with_an_end(model, ids, log_probs):
     return ids, log_probs
 
 
-with_and_without_ends = pytest.mark.parametrize(
-    "config, ends", [(TINY, False), (TINY_V1_1, False), (TINY_V1_1, True)],
-    ids=["v1.0", "v1.1", "v1.1 with ends"])  # fmt: skip
+ENDS = [(TINY, False), (TINY_V1_1, False), (TINY_V1_1, True)]
+with_and_without_ends = pytest.mark.parametrize("config, ends", ENDS)
 
 
 @with_and_without_ends
@@ -440,7 +437,7 @@ def test_generate_of_transformers_with_its_defaults_gives_our_ids(tmp_path, conf
     t5.save(model, tmp_path)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
     found = theirs.generate(input_ids=input_ids, attention_mask=(input_ids != PAD).long())[:, 1:]
-    ids, _ = model.generate(input_ids, t5.MAX_NEW_TOKENS)
+    ids, _ = model.generate(input_ids, t5.MAX_TARGET)
     assert torch.equal(found, ids) and (EOS in ids) == ends and ids.shape[1] == 256
     with torch.no_grad():
         assert (model(input_ids, ids).argmax(-1) >= config.num_tokens).any()
@@ -496,82 +493,3 @@ def test_more_padding_changes_nothing(config):
     model, (input_ids, target_ids) = lively(t5.T5, config), make_batch(config)
     padded = model(F.pad(input_ids, (0, 5)), F.pad(target_ids, (0, 2)))
     assert_near(padded[:, :T], model(input_ids, target_ids), atol=1e-5)
-
-
-# ---- errors: one line that says what and where
-
-def swap(old, new):
-    return lambda content: content.replace(old, new, 1)
-
-
-DAMAGES = {  # the file, what is done to its bytes, what the message must say
-    "missing tensor": (CONFIG, swap(b'decoder_layers": 2', b'decoder_layers": 3'),
-                       ["decoder.block.2.layer.0.layer_norm.weight is missing", "(24,)"]),
-    "extra tensors": (CONFIG, swap(b'decoder_layers": 2', b'decoder_layers": 1'),
-                      ["decoder.block.1.layer.0.SelfAttention.k.weight"]),
-    "wrong shape": (CONFIG, swap(b"36", b"35"), ["wi.weight", "(36, 24)", "(35, 24)"]),
-    "another activation": (CONFIG, swap(b"relu", b"gated-silu"), ["gated-silu"]),
-    "width a string": (CONFIG, swap(b": 24", b': "24"'), ["d_model"]),
-    "another epsilon": (CONFIG, swap(b"1e-06", b"1e-05"), ["layer_norm_epsilon"]),
-    "config not JSON": (CONFIG, swap(b"{", b"["), []),
-    "truncated": (SAFE, lambda content: content[:-1], ["damaged"]),
-    "header too long": (SAFE, lambda content: b"\xff" * 8 + content[8:], ["'header': ends after"]),
-    "header not JSON": (SAFE, swap(b"{", b"["), ["damaged"]),
-    "unknown type": (SAFE, swap(b"F32", b"F99"), ["F99"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name, change, words", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_or_foreign_file_gives_one_line_that_says_why(tmp_path, name, change, words):
-    t5.save(t5.T5(TINY), tmp_path)
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(change(whole))
-    assert change(whole) != whole
-    with pytest.raises(t5.InputError) as error:
-        t5.load(tmp_path)
-    message = str(error.value)
-    assert "\n" not in message and all(word in message for word in [str(tmp_path), *words]), message
-
-
-@pytest.mark.parametrize("name", [SAFE, CONFIG])
-def test_a_file_that_is_not_there_is_named(tmp_path, name):
-    t5.save(t5.T5(TINY), tmp_path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        t5.load(tmp_path)
-
-
-def test_embedding_copies_that_differ_are_refused(tmp_path):
-    t5.save(t5.T5(TINY), tmp_path)
-    tensors = t5.read_safetensors(tmp_path / SAFE)
-    tensors["decoder.embed_tokens.weight"] = tensors["shared.weight"] + 1
-    t5.write_safetensors(tensors, tmp_path / SAFE)
-    with pytest.raises(t5.InputError, match=r"decoder\.embed_tokens\.weight differs"):
-        t5.load(tmp_path)
-
-
-@pytest.mark.parametrize("length", [0, 1_000])
-def test_a_pytorch_model_bin_that_was_cut_is_refused(tmp_path, length):
-    t5.save(t5.T5(TINY), tmp_path)
-    (tmp_path / SAFE).unlink()
-    torch.save({"shared.weight": torch.ones(97, 24)}, tmp_path / BIN)
-    (tmp_path / BIN).write_bytes((tmp_path / BIN).read_bytes()[:length])
-    with pytest.raises(t5.InputError, match=f"{BIN}: cannot be read as weights"):
-        t5.load(tmp_path)
-
-
-class Bomb:
-    def __reduce__(self):  # unpickled, it makes a folder
-        return os.mkdir, ("ran",)
-
-
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    t5.save(t5.T5(TINY), tmp_path)
-    os.remove(SAFE)
-    torch.save({"shared.weight": Bomb()}, BIN)
-    with pytest.raises(t5.InputError, match=BIN) as error:
-        t5.load(tmp_path)
-    assert "\n" not in str(error.value) and not os.path.exists("ran")
-    torch.load(BIN, weights_only=False)
-    assert os.path.exists("ran")  # it was armed
