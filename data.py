@@ -46,7 +46,7 @@ class Example:
 # examples and parsers
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
-MARKERS = {  # what the teacher writes between rationale and label, and where its text runs on
+MARKERS = {  # what the teacher writes between rationale and label; what begins another problem
     "esnli": ("Answer:", None),
     "anli1": ("So the answer is", "Premise:"),
     "cqa": ("So the answer is", "Q:"),
@@ -56,7 +56,7 @@ MARKERS = {  # what the teacher writes between rationale and label, and where it
 EQUATIONS = ("svamp", "toy")  # sets whose labels are equations, which are compared by value
 
 
-def is_folder(name):  # a user's folder, rather than a published set or the toy task
+def is_own_data(name):  # a user's folder, rather than a published set or the toy task
     return str(name) not in MARKERS
 
 
@@ -71,7 +71,7 @@ def parse_teacher(name, text):
         return "", ""
     rationale, label = parts[0].strip(), parts[1].strip()
     if name == "anli1":
-        return rationale, label[:-1]
+        return rationale, label[:-1]  # without the full stop
     if name == "cqa":  # (d) math problem.
         after = re.split(r"\(.\)", label)[1:]
         return rationale, after[0].strip().removesuffix(".") if after else ""
@@ -150,12 +150,12 @@ def load(name_or_folder, split, root="datasets"):
 
     The set is a published one by its name (below `root`, downloaded if it is missing), `toy` (below
     `root`, written if it is missing), or a folder with train.jsonl, test.jsonl and optionally
-    valid.jsonl, whose lines hold `input`, `label`, `rationale` and optionally `llm_label`. split:
-    train, valid or test; a set without a validation file has no valid: see `split_validation`.
-    Raises FileNotFoundError, InputError.
+    valid.jsonl (or validation.jsonl), whose lines hold `input`, `label`, `rationale` and optionally
+    `llm_label`. split: train, valid or test; a set without a validation file has no valid: see
+    `split_validation`. Raises FileNotFoundError, InputError.
     """
     name, root = str(name_or_folder), Path(root)
-    if is_folder(name):
+    if is_own_data(name):
         path, known = own_file(name, split), ", ".join(MARKERS)
         where = Path(name, f"{split}.jsonl")
         check(path, f"{where}: not there; a dataset is {known}, or a folder with such files")
@@ -193,7 +193,7 @@ def train_and_valid(name_or_folder, root="datasets", fraction=1.0, seed=0):
     train = whole = load(name_or_folder, "train", root)
     if fraction != 1:  # the whole set keeps its order, so every seed has the same validation set
         train = subsample(train, fraction, seed)
-    own = is_folder(name_or_folder) and own_file(name_or_folder, "valid")
+    own = is_own_data(name_or_folder) and own_file(name_or_folder, "valid")
     if own or name_or_folder in ("esnli", "anli1"):
         valid = load(name_or_folder, "valid", root)
     else:
@@ -326,11 +326,12 @@ def load_tokenizer(folder, file=None, rows=math.inf):
     check(n <= rows, f"{file or path}: {n:,} pieces, and the model has {rows:,} rows")
     names = ("tokenizer_config.json", "tokenizer.json", "added_tokens.json")
     slow, fast, added = (t5.read_json(path / x) if (path / x).is_file() else {} for x in names)
-    tokens = [*slow.get("added_tokens_decoder", {}).values(), *fast.get("added_tokens", [])]
+    tokens = [*(slow.get("added_tokens_decoder") or {}).values(), *(fast.get("added_tokens") or [])]
     found = {token["content"] for token in tokens} | added.keys()
     ours = re.compile(r"<pad>|</s>|<unk>|<extra_id_\d\d?>")
-    found = [t for t in found if not ours.fullmatch(t) and tokenizer.pieces.piece_to_id(t) == UNK]
-    check(not found, f"{path}: tokens were added to T5's, which is not supported: {found[:9]}")
+    added = [t for t in found if not ours.fullmatch(t) and tokenizer.pieces.piece_to_id(t) == UNK]
+    some = sorted(added)[:9]
+    check(not added, f"{path}: tokens were added to T5's, which is not supported: {some}")
     return tokenizer
 
 
@@ -357,7 +358,7 @@ def encode(examples, tokenizer, method, labels="gold"):
 
 
 def text_warnings(examples, tokenizer, method, labels="gold"):
-    """What `encode` cuts or can't write of the examples' texts -> a line for each kind of it."""
+    """Count the texts that `encode` cuts or can't represent -> a line for each kind."""
     counts, prompt = Counter(), len(tokenizer.encode(prompts("", method)[0])) - 1
     for example in examples:
         label = example.label if labels == "gold" else example.llm_label
@@ -421,8 +422,8 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim_padding=True)
 
     for first in range(0, len(share), size):
         rows = share[first : first + size]
-        sources = pad([sources[task] for task in tasks for sources, _ in rows])
-        targets = [pad([targets[task] for _, targets in rows], widths[task]) for task in tasks]
+        sources = pad([row[0][task] for task in tasks for row in rows])
+        targets = [pad([row[1][task] for row in rows], widths[task]) for task in tasks]
         micro_batches.append((to_device(sources), [to_device(ids) for ids in targets]))
     return micro_batches, totals
 
@@ -533,7 +534,7 @@ WEIGHTS = "--weights FOLDER (config.json, weights, spiece.model) or --from-scrat
 
 
 def download(url, path, sha256=None):
-    """Write a url's content to a file, whole or not at all. Raises OSError."""
+    """Write a url's content to a file; with its sha256, whole or not at all. Raises OSError."""
     os.makedirs(path.parent, exist_ok=True)
     socket.setdefaulttimeout(10)  # seconds without a byte
     try:
@@ -617,11 +618,11 @@ def find_weights(name_or_folder):
 
 
 def title(path_or_name):
-    """What run names and tables call a dataset, weights or a tokenizer.
+    """What run names and tables call a dataset or weights.
 
-    A user's folder or file gets 6 digits of its path's sha256, so that two of one name differ.
+    A user's folder gets 6 digits of its path's sha256, so that two of one name differ.
     """
     path = Path(os.path.abspath(path_or_name))
-    if not is_folder(path_or_name) or is_hub_name(path_or_name):
+    if not is_own_data(path_or_name) or is_hub_name(path_or_name):
         return str(path_or_name).replace("/", "--")
     return f"{path.name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"

@@ -120,7 +120,7 @@ def answer_texts(student, texts, explain=True):
     """The student's answers -> [Answer]; without `explain`, two tasks write the label only."""
     asked = [data.prompts(text, student.method) for text in texts]
     written = generate_text(student, [prompts[0] for prompts in asked])
-    answers = [Answer(*split_text(student, text), math.exp(p)) for text, p in written]
+    answers = [Answer(*split_text(student, text), math.exp(log_p)) for text, log_p in written]
     if explain and student.method in ("dss", "mi"):
         written = generate_text(student, [prompts[1] for prompts in asked])
         pairs = zip(answers, written)
@@ -129,7 +129,7 @@ def answer_texts(student, texts, explain=True):
 
 
 def readable_labels(student, examples):
-    """The gold labels, each as it reads where a student writes its exact ids -> [str]."""
+    """The gold labels, encoded and decoded, as a student's exact answer reads -> [str]."""
     joiner = f"{data.JOINER} " if student.method == "single" else ""
     texts = [student.tokenizer.normalise(joiner + example.label) for example in examples]
     return [split_text(student, text)[0] for text in texts]
@@ -183,26 +183,22 @@ def wilson(right, n):
 
 
 def bootstrap(measure, *columns):
-    """95% interval of measure(*columns) over resampled rows, and the value itself in it.
-
-    columns: arrays of n rows each -> (low, high).
-    """
+    """95% interval of measure(*columns) over resampled rows; arrays of n rows -> (low, high)."""
     rng, n = np.random.default_rng(0), len(columns[0])
     draws = (rng.integers(n, size=n) for _ in range(RESAMPLES))
     values = [measure(*(column[rows] for column in columns)) for rows in draws]
-    values.append(measure(*columns))  # resamples of a calibration error lie above it
-    low, high = np.quantile(values[:-1], [0.025, 0.975])
-    return min(low, values[-1]), max(high, values[-1])
+    return tuple(np.quantile(values, [0.025, 0.975]))
 
 
 def calibration_interval(confidence, right):
     """95% bootstrap interval of the ECE -> (low, high).
 
-    Where all answers are right, or all wrong, or all resamples equal, they can't show what n
-    examples leave open: accuracy, and the ECE with it, may be as far off as Wilson's interval says.
+    If all answers are right, or all wrong, or all resamples agree, resampling shows no uncertainty:
+    the interval is then widened by that of Wilson for n right answers of n.
     """
     low, high = bootstrap(expected_calibration_error, confidence, right)
-    alike = right.all() or not right.any() or low == high
+    low = min(low, expected_calibration_error(confidence, right))  # most resamples lie above it
+    alike = right.all() or not right.any() or high - low < 1e-4
     gap = 1 - wilson(len(right), len(right))[0] if alike else 0.0
     return max(0.0, low - gap), min(1.0, high + gap)
 
@@ -212,7 +208,7 @@ def difference_interval(a, b):
 
     Paired: a resample takes the same examples of both. Where there are several runs it draws them
     anew as well, so that the interval covers other seeds and not only other examples. Two invented
-    examples, on which either side alone is right, keep it from a width of zero.
+    examples, one that only a gets right and one that only b does, keep it from a width of zero.
     """
     rng = np.random.default_rng(0)
     a_too, b_too = (np.ones((1, x.shape[1]), bool) for x in (a, b))
@@ -272,10 +268,8 @@ def load_student(path, args):
     dataset = args.dataset or settings.get("dataset")
     method = args.method or settings.get("method")
     check(method, f"{path} has no settings.json, so --method is needed")
-    own = dataset == settings.get("dataset")
-    by_value = args.by_value or (own and settings.get("by_value")) or dataset in data.EQUATIONS
     if args.ask is not None or args.predict is not None:
-        return Student(model, tokenizer, method, by_value, path)
+        return Student(model, tokenizer, method, False, path)
 
     check(dataset, f"{path} has no settings.json, so --dataset is needed")
     root, split = args.data_root or settings["data_root"], args.split
@@ -284,14 +278,19 @@ def load_student(path, args):
     else:
         both = data.train_and_valid(dataset, root, settings["subsample"], settings["seed"])
         examples = both[split == "valid"]
-    digest = data.digest(examples)
-    if own and settings.get(f"{split}_examples", digest) != digest:
+    same = settings.get(f"{split}_examples") == data.digest(examples)
+    own = same or dataset == settings.get("dataset")  # a folder may have moved
+    if own and not same:
         print(f"{path}: its {split} examples have changed since it was trained")
+    by_value = args.by_value or (own and settings["by_value"]) or dataset in data.EQUATIONS
     if not by_value:
         data.check_labels(examples, tokenizer)
-    for line in data.text_warnings(examples, tokenizer, method):
-        print(f"{dataset} {split}: {line}")
     return Student(model, tokenizer, method, by_value, path, examples, f"{dataset} {split}")
+
+
+def print_warnings(student):
+    for line in data.text_warnings(student.examples, student.tokenizer, student.method):
+        print(f"{student.judged_on}: {line}")
 
 
 def show_samples(student, examples):
@@ -319,10 +318,11 @@ def report(student, samples):
         ("average confidence, %", confidence.mean(), bootstrap(np.mean, confidence)),
         ("expected calibration error, %", ece, calibration_interval(confidence, right)),
     ]
+    print_warnings(student)
     print(f"{student.path} on {student.judged_on}, {n:,} examples\n{'':33}value    95% interval")
     for name, value, (low, high) in measures:
         print(f"{name:31}{100 * value:7.2f}{100 * low:9.2f} to {100 * high:.2f}")
-    print("Intervals: accuracy, Wilson; the others, bootstrap over examples.")
+    print("Intervals: accuracy, Wilson; confidence, bootstrap over examples; calibration, both.")
     if student.by_value:
         bad = sum(data.evaluate_equation(answer.label) is None for answer in answers)
         print(f"answers that have no value {bad:11,}")
@@ -341,6 +341,7 @@ def compare(ours, theirs, count):
     check(same, "the runs are judged on different examples: name one set with --dataset")
     same = len({student.by_value for student in students}) == 1
     check(same, "some of the runs compare answers by value and some as text: give --by-value")
+    print_warnings(students[0])
     texts = [example.input for example in examples]
     answers = [answer_texts(student, texts, explain=False) for student in students]
     marks = [mark_answers(student, examples, found) for student, found in zip(students, answers)]
@@ -413,7 +414,7 @@ Think briefly, then end with a line of the form `Score: N`."""
 def judge_requests(examples, rationales, model):
     """What a judge is asked -> ASKED lines in OpenAI's Batch format for each rationale.
 
-    A custom_id holds a hash of the body, the example's number and that of the repetition.
+    A custom_id holds a hash of the body and the numbers of the rationale and the repetition.
     """
     requests = []
     for number, (example, rationale) in enumerate(zip(examples, rationales)):
@@ -517,6 +518,7 @@ def judge_rationales(student, args):
     same = "the same run, --split and --judge-model"
     check(rated.any(), f"{path}: {count} replies to these requests ({same}), and no score in them")
     scores = scores[rated]
+    print_warnings(student)
     whose = "the teacher" if args.judge_teacher else student.path
     print(f"rationales of {whose} on {student.judged_on}, graded 1 to 5")
     first = [row[np.isfinite(row)][0] for row in scores]
@@ -551,7 +553,7 @@ def line_to_answer(line):
 def predict(student, source, target):
     """Write each line of `source` to `target` with the student's Answer, batch by batch.
 
-    A stopped command goes on after the last whole line.
+    A stopped command goes on after the last whole line, if there is one.
     """
     lines = data.read_lines(source, line_to_answer)
     starts = [json.dumps(line | {PREDICTED[0]: ""})[:-2].encode() for line in lines]
@@ -569,7 +571,7 @@ def predict(student, source, target):
                 file.write(json.dumps(line | dict(zip(PREDICTED, answer))).encode() + b"\n")
             file.flush()
             show_progress("answered", first + len(batch), len(lines))
-    print(f"{target}: {len(lines):,} lines")
+    print(f"{target}: {len(lines):,} lines, of which {len(done):,} were there before")
 
 
 def ask(student, text):
@@ -609,13 +611,21 @@ def read_results(folder):
     """
     results = {}
     for path in sorted(Path(folder).glob("*/metrics.json")):
-        size = t5.read_json(path.parent / "settings.json")["size"]
-        name = re.sub(r"-s\d+$", "", path.parent.name)
+        settings, metrics = t5.read_json(path.parent / "settings.json"), t5.read_json(path)
+        good = "size" in settings and "dataset" in settings and "test_accuracy" in metrics
+        check(good, f"{path.parent}: not as train.py leaves a run")
+        name, size = re.sub(r"-s\d+$", "", path.parent.name), settings["size"]
         dataset, _, method = name.rpartition(f"-{size}-")
-        seeds = results.setdefault((f"{size}-{method}", dataset), [])
-        seeds.append(100 * t5.read_json(path)["test_accuracy"])
+        column = dataset or data.title(settings["dataset"])
+        seeds = results.setdefault((f"{size}-{method}", column), [])
+        seeds.append(100 * metrics["test_accuracy"])
     check(results, f"{folder}: expected finished runs, folders with metrics.json; found none")
     return results
+
+
+def paper_order(row):  # of rows: size, method, what else a run's name says
+    method = next((method for method in METHODS if f"-{method}" in row), "")
+    return row.partition(f"-{method}")[0], METHODS.index(method or "mi"), row
 
 
 def print_table(results):
@@ -625,7 +635,7 @@ def print_table(results):
     lines = [["size-method"]]
     for dataset in datasets:
         lines[0] += [dataset] + ["the paper's"] * (dataset in SETS)
-    for row in sorted({row for row, _ in results}):
+    for row in sorted({row for row, _ in results}, key=paper_order):
         lines.append([row])
         paper = dict(zip(SETS, PAPER.get(row.removeprefix("v1_1-"), ())))
         for dataset in datasets:
@@ -706,7 +716,7 @@ def parse(argv=None):
     ]:
         if wrong:
             parser.error(message)
-    if args.dataset and data.is_folder(args.dataset):  # as train.py writes it
+    if args.dataset and data.is_own_data(args.dataset):  # as train.py writes it
         args.dataset = os.path.abspath(args.dataset)
     return args
 

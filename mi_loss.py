@@ -7,17 +7,18 @@ Findings of ACL. Pure functions of tensors that need no other file; `test_mi_los
     B, T, V   batch, target length (each task has its own), vocabulary (the paper's d)
     v, z      the two tasks: label prediction and rationale generation
     f         softmax over the vocabulary at each position, then the maximum over positions
-              (Table 4: or the mean); f_v and f_z are f of the label's and the rationale's logits
-    L_CE      l(f_z, f_v), where l is the cross-entropy (Eq. 11)
+              (Table 4: or the mean); f_v and f_z, in the paper f(V) and f(Z), are f of the
+              label's and of the rationale's logits
+    L_CE      l(f_z, f_v) (Eq. 11)
 
-`form` names the reading of Eq. 11:
-    paper     the cross-entropy of f_v and f_z
-    kl        KL(f_v || f_z): our reading of Table 5's baseline
+`form` names the reading of l, with P = f_v / sum f_v and Q = f_z / sum f_z:
+    paper     the cross-entropy -sum P ln Q
+    kl        KL(P || Q): our reading of Table 5's baseline
     released  what the authors' code computes
-`paper` and `kl` mask padding, renormalise f_v and f_z to distributions and let the gradient reach
-both tasks: the paper says softmax and maximum only, so these three are this project's reading.
-The code starts from log p: the logarithm commutes with the maximum, so a probability that fp32
-can't hold (1e-50) costs neither precision nor an infinity.
+The paper says softmax, maximum and cross-entropy only. That `paper` and `kl` mask padding, divide
+by the sums and let the gradient reach both tasks is this project's reading.
+All starts from log p: the logarithm commutes with the maximum, so a probability that fp32 can't
+hold (1e-50) costs neither precision nor an infinity.
 """
 
 import math
@@ -36,7 +37,7 @@ def log_f(log_p, mask, reduce):  # (B, T, V), (B, T) or None -> log f: (B, V)
     if reduce == "max":
         return log_p.max(1).values  # log max p = max log p
     assert reduce == "mean", f"reduce is max or mean, not {reduce}"
-    return log_p.logsumexp(1) - math.log(log_p.shape[1])
+    return log_p.logsumexp(1) - math.log(log_p.shape[1])  # dividing by the sum will cancel this T
 
 
 def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="paper", reduce="max"):
@@ -48,11 +49,11 @@ def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="pape
     if form in ("paper", "kl"):
         log_f_v = log_f(label_log_p, label_mask, reduce)  # our reading: the mask, and no detach
         log_f_z = log_f(rationale_log_p, rationale_mask, reduce)
-        log_f_v = log_f_v.log_softmax(-1)  # our reading: divide by the sum, from 1 to T for maxima
-        log_f_z = log_f_z.log_softmax(-1)
+        log_P = log_f_v.log_softmax(-1)  # our reading: log(f_v / sum f_v), maxima may sum to T
+        log_Q = log_f_z.log_softmax(-1)
         if form == "paper":
-            return -(log_f_v.exp() * log_f_z).sum(-1).mean()  # Eq. 11
-        return (log_f_v.exp() * (log_f_v - log_f_z)).sum(-1).mean()  # Table 5
+            return -(log_P.exp() * log_Q).sum(-1).mean()  # Eq. 11
+        return (log_P.exp() * (log_P - log_Q)).sum(-1).mean()  # Table 5
     assert form == "released", f"form is paper, kl or released, not {form}"
     f_v = log_f(label_log_p, None, reduce).exp().detach()  # no mask, not divided by the sum
     f_z = log_f(rationale_log_p, None, reduce).exp()
@@ -63,8 +64,8 @@ def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="pape
 def released_parts(label_log_p, rationale_log_p, reduce="max"):
     """What the `released` value is made of: a constant and the overlap, scalars.
 
-    With C the sum of f_v they are C ln V and <f_v, f_z>, which alone is learned. The value is the
-    first minus the second plus C ln(mean exp f_z), which is at most 1.72 C T / V.
+    With C the sum of f_v they are C ln V and <f_v, f_z>, nearly all that is learned. The value is
+    the first minus the second plus C ln(mean exp f_z), which is at most 1.72 C T / V.
     """
     f_v = log_f(label_log_p, None, reduce).exp()
     f_z = log_f(rationale_log_p, None, reduce).exp()
@@ -100,16 +101,19 @@ def objective(
     """
     alpha1, alpha2, alpha3 = alphas
     label_tokens, rationale_tokens, examples = totals or (None, None, len(label_ids))
-    label_log_p, rationale_log_p = log_softmax(label_logits), log_softmax(rationale_logits)
+    label_log_p = log_softmax(label_logits)  # one a task, which serves both of its terms
+    rationale_log_p = log_softmax(rationale_logits)
     L_prediction = token_cross_entropy(label_log_p, label_ids, label_tokens)
     L_generation = token_cross_entropy(rationale_log_p, rationale_ids, rationale_tokens)
     L_CE, terms = 0.0, {"prediction": L_prediction, "generation": L_generation}
     if alpha3:
         share = len(label_ids) / examples
         masks = label_ids != 0, rationale_ids != 0
-        L_CE = terms["mi"] = share * mi_loss(label_log_p, rationale_log_p, *masks, form, reduce)
+        L_CE = share * mi_loss(label_log_p, rationale_log_p, *masks, form, reduce)
+        terms["mi"] = L_CE
         if form == "released":
             constant, overlap = released_parts(label_log_p, rationale_log_p, reduce)
             terms |= {"mi_constant": share * constant, "mi_overlap": share * overlap}
     L = alpha1 * L_prediction + alpha2 * L_generation + alpha3 * L_CE  # Eq. 10
-    return L, {name: term.detach() for name, term in ({"loss": L} | terms).items()}
+    terms = {"loss": L} | terms
+    return L, {name: term.detach() for name, term in terms.items()}

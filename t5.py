@@ -4,9 +4,9 @@ References: Raffel et al. 2020 (arXiv 1910.10683) for v1.0; Shazeer 2020 (arXiv 
 the gated feed-forward layer of v1.1. Three fields of `T5Config`, set in `V1_1`, tell them apart.
 `tests/test_t5.py` holds logits, loss, gradients and greedy output to those of transformers.
 
-    B  batch size             D  model width             H  attention heads
-    S  source length          F  feed-forward width      K  width of a head
-    T  target length          V  vocabulary: rows of the embedding
+    B  batch size        D  model width         H  attention heads
+    S  source length     K  width of a head     V  vocabulary: rows of the embedding
+    T  target length
 
 Not included: beam search and sampling, encoder-only use, pre-training by span corruption.
 """
@@ -144,7 +144,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x, bias, cross_kv, cross_bias, cache=None):
         """(B, T, D) -> (B, T, D). `cross_kv`: keys and values of the encoder's output. `cache`:
-        those of the decoder up to and including this position (T = 1), which is written into it."""
+        those of the positions so far; this one's (T = 1) are written at its end."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
@@ -403,9 +403,9 @@ def read_config(path):
     }
     for name, values in allowed.items():
         value = found.get(name, values[0])
-        expected = f"1 to {values[-1]:,}" if type(values) is range else values
+        some = f"1 to {values[-1]:,}" if type(values) is range else " or ".join(map(repr, values))
         good = type(value) is type(values[0]) and value in values
-        check(good, f"{path}: {name}: expected {expected}, found {value!r:.60}")
+        check(good, f"{path}: {name}: expected {some}, found {value!r:.60}")
     rate = found["dropout_rate"]
     good = type(rate) in (int, float) and 0 <= rate < 1
     check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
@@ -508,12 +508,12 @@ def write_safetensors(tensors, path):
     arrays = [tensor.detach().float().cpu().contiguous().numpy() for tensor in tensors.values()]
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, array in zip(tensors, arrays):
-        offsets = [end, end := end + array.nbytes]
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": offsets}
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the data starts at a multiple of 8
-    start = len(text).to_bytes(8, "little") + text
-    replace_file(path, lambda file: file.writelines([start, *arrays]))
+    text = len(text).to_bytes(8, "little") + text
+    replace_file(path, lambda file: file.writelines([text, *arrays]))
 
 
 def save(model, folder):

@@ -37,19 +37,20 @@ def training_loss(model, sources, targets, args, totals=None):
     """The loss that a step minimises -> L and its terms by name, detached, in nats.
 
     sources: (B, S) ids of the texts, or for two tasks (2 B, S): B times `predict: TEXT`, then B
-    times `explain: TEXT`. targets: [(B, T) ids], the labels, then the rationales, if the method has
-    them. totals: see `data.collate`.
+    times `explain: TEXT`. targets: [(B, T) ids] for each task: labels, then rationales (`single`:
+    both in one sequence, whose loss is the term "prediction"). totals: see `data.collate`.
     """
     B = len(targets[0])
-    encoded = model.encode(sources)  # both tasks in one pass: (2 B, S, D)
+    encoded = model.encode(sources)  # all tasks in one pass: (B, S, D) or (2 B, S, D)
     logits = []  # of each task: (B, T, V); the decoder reads the targets before each position
     for target, task_encoded, source in zip(targets, encoded.split(B), sources.split(B)):
         logits.append(model.logits(model.decode(target, task_encoded, source)))
     if len(targets) == 1:  # finetune: TEXT -> LABEL; single: TEXT -> RATIONALE and LABEL
-        log_p, tokens = mi_loss.log_softmax(logits[0]), totals[0] if totals else None
-        loss = mi_loss.token_cross_entropy(log_p, targets[0], tokens)
+        tokens = totals[0] if totals else None
+        loss = mi_loss.token_cross_entropy(mi_loss.log_softmax(logits[0]), targets[0], tokens)
         return loss, {"loss": loss.detach(), "prediction": loss.detach()}
-    alphas = (*args.alphas[:2], args.alphas[2] if args.method == "mi" else 0.0)  # dss: no L_CE
+    alpha1, alpha2, alpha3 = args.alphas
+    alphas = alpha1, alpha2, alpha3 if args.method == "mi" else 0.0
     return mi_loss.objective(
         logits[0], targets[0], logits[1], targets[1], alphas, args.mi, args.reduce, totals
     )
@@ -64,10 +65,10 @@ ALPHAS = [0.5, 0.5, 0.1]  # the paper's
 FORMS = ("paper", "kl", "released")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")  # tf32: fp32 with tf32 matrix products
 TERMS = ("loss", "prediction", "generation", "mi")
-KEPT = "the state that was saved last is kept"
+KEPT = "what was saved before is kept"
 SAVE_EVERY = 600  # seconds between saved states, where no validation comes sooner
-# flags left out of a run's name: they have a place of their own in it or (tokenizer) are compared
-# by content, or they change no more than rounding and the draws of dropout
+# not repeated in a run's name: some have their own place in it, the tokenizer is compared by its
+# content, and the rest change no more than rounding and what dropout draws
 UNNAMED = (
     "dataset size weights method seed data_root out resume device tokenizer micro_batch".split()
 )
@@ -105,14 +106,15 @@ def parse(argv=None):
     add("--resume", action="store_true", help="go on from the run's last saved state")
     args = parser.parse_args(argv)
     toy = args.dataset == "toy"
-    if data.is_folder(args.dataset):  # settings.json names it for whoever reads it elsewhere
+    if data.is_own_data(args.dataset):  # settings.json names it for whoever reads it elsewhere
         args.dataset = os.path.abspath(args.dataset)
     if args.weights and (args.size or args.from_scratch):
         parser.error("--weights has a size of its own: leave --size and --from-scratch out")
     args.size = data.title(args.weights) if args.weights else args.size
     args.size = args.size or ("tiny" if toy else "small")
     for name, value in (TOY if toy else AUTHORS).items():
-        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     for name in ("steps", "batch_size", "micro_batch", "eval_every", "lr", "subsample"):
         value = getattr(args, name)
         if value is not None and not 0 < value < math.inf:
@@ -164,11 +166,11 @@ def sum_over_processes(number):
 def sum_gradients(model, terms):
     """Add up, over the processes, the gradients and the terms of their shares of a batch."""
     if dist.is_initialized():
-        shares = [*(p.grad for p in model.parameters()), *terms.values()]
-        flat = torch.cat([share.flatten() for share in shares])  # all in one message
+        tensors = [*(p.grad for p in model.parameters()), *terms.values()]
+        flat = torch.cat([tensor.flatten() for tensor in tensors])  # all in one message
         dist.all_reduce(flat)
-        for share, total in zip(shares, flat.split([share.numel() for share in shares])):
-            share.copy_(total.view_as(share))
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(total.view_as(tensor))
 
 
 stop_signals = []  # the numbers of the signals that asked for a stop
@@ -179,7 +181,9 @@ def ask_to_stop(number, frame):
     if stop_signals:
         sys.exit(128 + number)
     stop_signals.append(number)
-    os.write(2, b"train.py: stopping after this step and saving; a second signal stops at once\n")
+    os.write(
+        2, b"train.py: stopping when a step is done and saved; a second signal stops at once\n"
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -220,13 +224,11 @@ def load_data(args):
     why = f"{args.dataset}: --labels llm needs the teacher's labels (`llm_label`), found none"
     check(known or args.labels == "gold", why)
     n = len(train)
-    sizes = f"{WORLD} (processes) to {n} (training examples)"
-    good = WORLD <= args.batch_size <= n
-    check(good, f"--batch-size: expected {sizes}, found {args.batch_size}")
-    for label in sorted({e.label for e in train + valid + test} if args.by_value else ()):
-        number = data.evaluate_equation(label) is not None
-        check(number, f"--by-value: expected arithmetic as labels, found {label!r:.60}")
-    args.by_value = args.by_value or args.dataset in data.EQUATIONS
+    sizes = f"{n} training examples and {WORLD} processes allow {WORLD} to {n}"
+    check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {sizes}")
+    for label in sorted({e.label for e in train + valid + test}):
+        good = not args.by_value or data.evaluate_equation(label) is not None
+        check(good, f"--by-value: expected arithmetic as labels, found {label!r:.60}")
     right = sum(data.is_correct(e.llm_label, e.label, args.by_value) for e in train) / n
     teacher = f"{right:.2%} of train are right" if known else "none"
     sizes = f"{n:,} train, {len(valid):,} valid, {len(test):,} test examples"
@@ -234,7 +236,7 @@ def load_data(args):
     return train, valid, test
 
 
-def load_student(args):
+def load_model(args):
     """The model to train, its tokenizer, and where its weights come from."""
     toy = args.dataset == "toy" and args.size == "tiny"
     if not args.weights and (toy or args.from_scratch):
@@ -252,8 +254,8 @@ def load_student(args):
     return model, tokenizer, args.weights or data.PUBLISHED[args.size][0]
 
 
-def warn_of_texts(args, tokenizer, train, valid, test):
-    """Refuse labels that can't be learned; say which texts are cut, unknown or blank."""
+def check_texts(args, tokenizer, train, valid, test):
+    """Refuse labels that can't be learned; count the texts that are cut, unknown or blank."""
     if not args.by_value:
         data.check_labels(train + valid + test, tokenizer, args.labels)
     for split, examples in (("train", train), ("valid", valid), ("test", test)):
@@ -277,7 +279,7 @@ def load_state(run, settings, model, optimizer, scaler):
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
-    if RANK == 0 and state["best"]["step"] == state["step"]:  # a kill may have come before it
+    if RANK == 0 and state["best"]["step"] == state["step"]:  # killed before?
         t5.save(model, run)
     return state["step"], state["best"], state["seconds"]
 
@@ -300,17 +302,19 @@ def accuracy(student, examples):
 
 
 @torch.no_grad()
-def validation_mi(model, ids, args, collate, autocast):
+def validation_mi(model, rows, args, collate, autocast):
     """L_CE of the validation set, of `dss` too, which is not trained on it."""
-    total, mi = 0.0, argparse.Namespace(**vars(args) | {"method": "mi", "alphas": [0.0, 0.0, 1.0]})
-    for first in range(0, len(ids), args.batch_size):
-        micro_batches, _ = collate(ids[first : first + args.batch_size])
+    mi_args = argparse.Namespace(**vars(args) | {"method": "mi", "alphas": [0.0, 0.0, 1.0]})
+    total = 0.0
+    model.eval()
+    for first in range(0, len(rows), args.batch_size):
+        micro_batches, _ = collate(rows[first : first + args.batch_size])
         for sources, targets in micro_batches:
             with autocast():
-                _, terms = training_loss(model.eval(), sources, targets, mi)
+                _, terms = training_loss(model, sources, targets, mi_args)
             total += terms["mi"].item() * len(targets[0])
     model.train()
-    return sum_over_processes(total) / len(ids)
+    return sum_over_processes(total) / len(rows)
 
 
 def clock(seconds):  # 3661 -> 1:01:01
@@ -345,13 +349,14 @@ def main(argv=None):
     # the data and the student; process 0 first, so that it alone downloads
     if RANK > 0:
         wait_for_all()
+    args.by_value = args.by_value or args.dataset in data.EQUATIONS
     train, valid, test = load_data(args)
-    model, tokenizer, origin = load_student(args)
+    model, tokenizer, origin = load_model(args)
     if RANK == 0:
         wait_for_all()
-    warn_of_texts(args, tokenizer, train, valid, test)
-    ids = data.encode(train, tokenizer, args.method, args.labels)
-    valid_ids = data.encode(valid, tokenizer, args.method, args.labels)
+    check_texts(args, tokenizer, train, valid, test)
+    train_rows = data.encode(train, tokenizer, args.method, args.labels)
+    valid_rows = data.encode(valid, tokenizer, args.method, args.labels)
     model.to(device).train()
     args.micro_batch = args.micro_batch or default_micro_batch(device, model.config.vocab_size)
     student = evaluation.Student(model, tokenizer, args.method, args.by_value)
@@ -367,7 +372,7 @@ def main(argv=None):
     }
     start, best, seconds = load_state(run, settings, model, optimizer, scaler)
     if RANK == 0:
-        run.mkdir(parents=True, exist_ok=args.resume)  # another process may have begun it
+        run.mkdir(parents=True, exist_ok=args.resume)  # another command may have begun it meanwhile
         for folder in (run, run / "last"):
             folder.mkdir(exist_ok=True)
             t5.write_json(folder / "settings.json", settings)
@@ -375,18 +380,18 @@ def main(argv=None):
         # what was logged after the saved step is cut off: those steps are taken again
         log = (run / "log.jsonl").read_bytes().splitlines(True) if start else []
         t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log[:start]))
-    size = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for p in model.parameters())
     epochs = args.steps * args.batch_size / len(train)
     say(
-        f"{args.size}: {size:,} parameters, {origin}; {args.precision} on {WORLD} x "
+        f"{args.size}: {parameters:,} parameters, {origin}; {args.precision} on {WORLD} x "
         f"{device.type}; {args.steps:,} steps of {args.batch_size} are {epochs:,.1f} epochs; {run}"
     )
 
     # the loop
     step, pending = start, []
-    began = time.monotonic() - seconds  # of the whole run, over its processes
+    began = time.monotonic() - seconds  # the time before a resume counts, too
     last_print = last_save = time.monotonic()
-    batches = data.batches(len(ids), args.batch_size, args.seed, start)
+    batches = data.batches(len(train_rows), args.batch_size, args.seed, start)
     loss_of = torch.compile(training_loss, dynamic=True) if args.compile else training_loss
 
     def collate(batch):
@@ -396,9 +401,9 @@ def main(argv=None):
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
     while step < args.steps:
         # the next batch: this process's share of it, and what its losses are divided by
-        micro_batches, totals = collate([ids[i] for i in next(batches)])
+        micro_batches, totals = collate([train_rows[i] for i in next(batches)])
 
-        # what dropout draws depends on the seed, the step and the process alone
+        # seed what dropout draws by the step, so that a resumed run draws the same
         draws = np.random.SeedSequence([args.seed, step, RANK]).generate_state(1, np.uint64)
         torch.manual_seed(int(draws[0]))
 
@@ -451,10 +456,10 @@ def main(argv=None):
         if validate_now:
             record["validation_accuracy"] = accuracy(student, valid)
             if args.method in ("dss", "mi"):
-                record["validation_mi"] = validation_mi(model, valid_ids, args, collate, autocast)
+                record["validation_mi"] = validation_mi(model, valid_rows, args, collate, autocast)
             found = record["validation_accuracy"]
             say(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}")
-            if found >= best["accuracy"]:  # of equals the later, which has learned for longer
+            if found >= best["accuracy"]:  # of equal ones the later, which has learned for longer
                 best = {"accuracy": found, "step": step}
 
         # the log, then the state, which holds no step that the log lacks, then the best weights
@@ -464,8 +469,8 @@ def main(argv=None):
         if RANK == 0 and save_now:
             seconds = time.monotonic() - began
             state = {"step": step, "best": best, "seconds": seconds, "settings": settings}
-            parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
-            state |= {name: part.state_dict() for name, part in parts.items()}
+            trained = {"model": model, "optimizer": optimizer, "scaler": scaler}
+            state |= {name: part.state_dict() for name, part in trained.items()}
             t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
             if best["step"] == step:
                 t5.save(model, run)

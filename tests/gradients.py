@@ -70,7 +70,7 @@ def measures(model, terms):
 def main():
     args = train.parse()
     examples, _ = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
-    model, tokenizer, origin = train.load_student(args)
+    model, tokenizer, origin = train.load_model(args)
     model.eval()
     ids = data.encode(examples, tokenizer, "mi", args.labels)
     tables = []

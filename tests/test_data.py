@@ -246,8 +246,8 @@ def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_
         assert data.title(name) == title
     Path("google/flan-t5-small").mkdir(parents=True)  # now a folder of this name
     assert re.fullmatch("flan-t5-small.[0-9a-f]{6}", data.title("google/flan-t5-small"))
-    assert not any(map(data.is_folder, data.MARKERS))
-    assert all(map(data.is_folder, ("my/svamp", "./toy", Path("mine"))))
+    assert not any(map(data.is_own_data, data.MARKERS))
+    assert all(map(data.is_own_data, ("my/svamp", "./toy", Path("mine"))))
 
 
 @pytest.mark.parametrize("n, cut", [(800, 80), (9_741, 975), (11, 2)])  # SVAMP, CQA

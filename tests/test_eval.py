@@ -573,8 +573,8 @@ def test_a_table_has_a_row_a_method_and_a_cell_a_set_with_mean_deviation_and_see
     assert header[:-1] == ["size-method", "cqa", "the paper's", "svamp", "the paper's"]
     assert header[-1].startswith("my-small-set.")
     assert rows == [
-        ["small-dss", "", "43.24", "", "48.00", "70.00 (1)"],
         ["small-finetune", "43.00 (1)", "43.16", "", "45.00", ""],
+        ["small-dss", "", "43.24", "", "48.00", "70.00 (1)"],
         ["small-mi", "", "43.90", "53.00 ± 3.61 (3)", "52.50", ""],
         ["small-mi-mi_kl", "", "", "40.00 (1)", "", ""],
     ]

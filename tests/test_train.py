@@ -489,7 +489,7 @@ def test_a_term_that_is_not_finite_is_named_with_its_step_and_the_last_good_stat
         return loss * factor, terms | {"mi": terms["mi"] * factor}
 
     monkeypatch.setattr(mi_loss, "objective", fails_at_step_4)
-    with pytest.raises(t5.InputError, match="step 4: mi is nan: .*; the state .* is kept"):
+    with pytest.raises(t5.InputError, match="step 4: mi is nan: .*; .* is kept"):
         run(toy, tmp_path)
     (folder,) = tmp_path.glob("*")
     state = torch.load(folder / "state.pt", weights_only=True)
