@@ -17,8 +17,8 @@ Findings of ACL. Pure functions of tensors that need no other file; `test_mi_los
     released  what the authors' code computes
 The paper says softmax, maximum and cross-entropy only. That `paper` and `kl` mask padding, divide
 by the sums and let the gradient reach both tasks is this project's reading.
-All starts from log p: the logarithm commutes with the maximum, so a probability that fp32 can't
-hold (1e-50) costs neither precision nor an infinity.
+Everything starts from log p: the logarithm commutes with the maximum, so a probability that fp32
+can't hold (1e-50) costs neither precision nor an infinity.
 """
 
 import math

@@ -11,12 +11,8 @@ import json
 import math
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +22,6 @@ import data
 import eval as evaluation
 import t5
 import train
-
-SCRIPT = Path(evaluation.__file__)
 
 
 def printed(*argv):
@@ -493,18 +487,24 @@ def test_predictions_keep_every_field_and_equal_the_students_answers(moods, tmp_
     assert "line 1: has predicted_label" in message and not (tmp_path / "twice.jsonl").exists()
 
 
-def test_a_stopped_prediction_goes_on_to_the_same_lines(moods, tmp_path):
-    lines = read_lines(moods.parent.parent / "train.jsonl") * 10
+def test_a_stopped_prediction_goes_on_to_the_same_lines(moods, tmp_path, monkeypatch, capsys):
+    lines = read_lines(moods.parent.parent / "train.jsonl") * 4
     source = write_lines(tmp_path / "in.jsonl", [x | {"id": i} for i, x in enumerate(lines)])
     whole, target = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     printed(moods, "--predict", source, "--to", whole)
-    command = [sys.executable, SCRIPT, moods, "--predict", source, "--to", target]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (target.exists() and target.stat().st_size):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 130 and process.stderr.read() == "eval.py: stopped\n"
-    assert target.stat().st_size < whole.stat().st_size
+    answer_texts, batches = evaluation.answer_texts, []
+
+    def stopped_in_batch_3(*batch):
+        batches.append(batch)
+        if len(batches) == 3:
+            raise KeyboardInterrupt  # Ctrl-C
+        return answer_texts(*batch)
+
+    monkeypatch.setattr(evaluation, "answer_texts", stopped_in_batch_3)
+    flags = [str(moods), "--predict", str(source), "--to", str(target)]
+    assert evaluation.run_for_user("eval.py", lambda: evaluation.main(flags)) == 130
+    assert capsys.readouterr().err == "eval.py: stopped\n"
+    assert len(read_lines(target)) == 2 * 64
     for cut in (1, 40, 5_000):  # as a kill inside a write leaves it
         target.write_bytes(target.read_bytes()[:-cut])
         printed(moods, "--predict", source, "--to", target)
