@@ -224,7 +224,7 @@ def load_data(args):
     why = f"{args.dataset}: --labels llm needs the teacher's labels (`llm_label`), found none"
     check(known or args.labels == "gold", why)
     n = len(train)
-    sizes = f"{n} training examples and {WORLD} processes allow {WORLD} to {n}"
+    sizes = f"expected {WORLD} (a process each) to {n} (all training examples)"
     check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {sizes}")
     for label in sorted({e.label for e in train + valid + test}):
         good = not args.by_value or data.evaluate_equation(label) is not None
