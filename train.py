@@ -181,9 +181,7 @@ def ask_to_stop(number, frame):
     if stop_signals:
         sys.exit(128 + number)
     stop_signals.append(number)
-    os.write(
-        2, b"train.py: stopping when a step is done and saved; a second signal stops at once\n"
-    )
+    os.write(2, b"train.py: stopping once a step is saved; a second signal stops at once\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -279,7 +277,7 @@ def load_state(run, settings, model, optimizer, scaler):
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     scaler.load_state_dict(state["scaler"])
-    if RANK == 0 and state["best"]["step"] == state["step"]:  # killed before?
+    if RANK == 0 and state["best"]["step"] == state["step"]:  # it may have been killed here
         t5.save(model, run)
     return state["step"], state["best"], state["seconds"]
 

@@ -115,7 +115,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(toy, tmp_path):
     kill_and_resume(toy, tmp_path, kills=2)
 
 
-STOPPING = "train.py: stopping when a step is done and saved; a second signal stops at once\n"
+STOPPING = "train.py: stopping once a step is saved; a second signal stops at once\n"
 CONTROL_CHARACTERS = set(map(chr, range(32))) - {"\n"}
 
 
