@@ -600,7 +600,8 @@ def published(size, names=("spiece.model", "model.safetensors"), folder="weights
             download(url, folder / name, SHA256.get(name, SHA256[size]))
         except OSError as error:
             raise InputError(f"{url} is unavailable ({error}): give {WEIGHTS}") from None
-    t5.write_json(folder / "config.json", asdict(t5.PRESETS[size]))
+    if not (folder / "config.json").exists():  # it is known
+        t5.write_json(folder / "config.json", asdict(t5.PRESETS[size]))
     return folder
 
 

@@ -139,6 +139,17 @@ def run_name(args):
     return f"{name}-s{args.seed}"
 
 
+def run_folder(args):
+    """The folder of a run. Raises InputError if it can't be begun, or gone on with, as asked."""
+    run = Path(args.out) / run_name(args)
+    done, begun = (run / "metrics.json").exists(), run.exists()
+    other = "another with --seed or --out"
+    check(not done, f"{run} is finished: see it with `python eval.py {run}`, or train {other}")
+    check(args.resume or not begun, f"{run} was begun: go on with --resume, or begin {other}")
+    check(begun or not args.resume, f"--resume: expected the run {run}, found none")
+    return run
+
+
 # ------------------------------------------------------------------------------------------------
 # processes
 
@@ -201,8 +212,10 @@ def choose_device(name):
 
 
 def choose_precision(name, device):
-    if name != "auto" or device.type != "cuda":
-        return "fp32" if name == "auto" else name
+    if name != "auto":
+        return name
+    if device.type != "cuda":
+        return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
@@ -319,17 +332,6 @@ def clock(seconds):  # 3661 -> 1:01:01
     return str(timedelta(seconds=int(seconds)))
 
 
-def run_folder(args):
-    """The folder of a run. Raises InputError if it can't be begun, or gone on with, as asked."""
-    run = Path(args.out) / run_name(args)
-    done, begun = (run / "metrics.json").exists(), run.exists()
-    other = "another with --seed or --out"
-    check(not done, f"{run} is finished: see it with `python eval.py {run}`, or train {other}")
-    check(args.resume or not begun, f"{run} was begun: go on with --resume, or begin {other}")
-    check(begun or not args.resume, f"--resume: expected the run {run}, found none")
-    return run
-
-
 def main(argv=None):
     args = parse(argv)
     run = run_folder(args)
@@ -345,9 +347,9 @@ def main(argv=None):
         dist.init_process_group(backend, timeout=timedelta(hours=2))
 
     # the data and the student; process 0 first, so that it alone downloads
+    args.by_value = args.by_value or args.dataset in data.EQUATIONS
     if RANK > 0:
         wait_for_all()
-    args.by_value = args.by_value or args.dataset in data.EQUATIONS
     train, valid, test = load_data(args)
     model, tokenizer, origin = load_model(args)
     if RANK == 0:
