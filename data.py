@@ -64,8 +64,8 @@ def parse_teacher(name, text):
     """The teacher's raw text -> (rationale, label), each "" where the text doesn't show it."""
     marker, run_on = MARKERS[name]
     if name == "esnli":
-        rationale, _, label = text.partition(marker)
-        return rationale.strip(), label.split("Premise")[0].strip()
+        label = [*text.split("Answer: "), ""][1].split("Premise")[0]  # the space as in their code
+        return text.split(marker)[0].strip(), label.strip()
     parts = text.split(run_on)[0].split(marker)
     if len(parts) != 2:
         return "", ""
@@ -75,7 +75,7 @@ def parse_teacher(name, text):
     if name == "cqa":  # (d) math problem.
         after = re.split(r"\(.\)", label)[1:]
         return rationale, after[0].strip().removesuffix(".") if after else ""
-    equation = re.search(r"\(.*\)", label, re.DOTALL)
+    equation = re.search(r"\(.*\)", label)  # on one line
     return rationale, equation[0] if equation else ""
 
 
@@ -85,7 +85,7 @@ def is_text(value):  # half a surrogate pair, as a cut-off \\ud83d gives, can't 
 
 def text_of(line, field):
     value = line.get(field)
-    advice = ": quote it" if isinstance(value, (int, float)) else ""
+    advice = ": quote it" if isinstance(value, (int, float)) and abs(value) < math.inf else ""
     found = f"{value!r:.60}{advice}" if field in line else "no such field"
     check(is_text(value), f"expected a text as '{field}', found {found}")
     return value
@@ -358,21 +358,27 @@ def encode(examples, tokenizer, method, labels="gold"):
 
 
 def text_warnings(examples, tokenizer, method, labels="gold"):
-    """Count the texts that `encode` cuts or can't represent -> a line for each kind."""
+    """Count texts that are cut or not read as they are -> a line a kind; labels None: of inputs."""
     counts, prompt = Counter(), len(tokenizer.encode(prompts("", method)[0])) - 1
+    rewritten = []
     for example in examples:
         label = example.label if labels == "gold" else example.llm_label
         end = len(tokenizer.encode(f"{JOINER} {label}")) - 1 if method == "single" else 0
         texts = [("inputs", example.input, MAX_SOURCE - prompt), ("labels", label, MAX_TARGET)]
         if method != "finetune":
             texts.insert(1, ("rationales", example.rationale, MAX_TARGET - end))
-        for kind, text, room in texts:
+        for kind, text, room in texts if labels else [texts[0]]:
             ids = tokenizer.encode(text)
             counts[f"{kind} are blank"] += ids == [EOS]
             counts[f"{kind} have characters that the vocabulary lacks"] += UNK in ids
             counts[f"{kind} are too long and lose their ends"] += len(ids) > room
             if kind != "inputs":  # between premise and hypothesis it belongs
                 counts[f"{kind} hold </s>, where a student stops"] += EOS in ids[:-1]
+            back = tokenizer.decode(ids) if kind == "labels" else text
+            if back != text and not {UNK, EOS} & {*ids[:-1]}:
+                rewritten.append(f"{text!r:.60} as {back!r:.60}")
+    if rewritten:
+        counts[f"labels read back differently: {min(rewritten, key=len)}"] = len(rewritten)
     return [f"{n:,} of {len(examples):,} {what}" for what, n in counts.items() if n]
 
 
@@ -626,4 +632,4 @@ def title(path_or_name):
     path = Path(os.path.abspath(path_or_name))
     if not is_own_data(path_or_name) or is_hub_name(path_or_name):
         return str(path_or_name).replace("/", "--")
-    return f"{path.name}.{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]}"
+    return f"{path.name}.{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:6]}"

@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -288,8 +289,8 @@ def load_student(path, args):
     return Student(model, tokenizer, method, by_value, path, examples, f"{dataset} {split}")
 
 
-def print_warnings(student):
-    for line in data.text_warnings(student.examples, student.tokenizer, student.method):
+def print_warnings(student, labels="gold"):
+    for line in data.text_warnings(student.examples, student.tokenizer, student.method, labels):
         print(f"{student.judged_on}: {line}")
 
 
@@ -466,6 +467,22 @@ def read_replies(path):
     return replies
 
 
+def why_no_score(path, count, ours):
+    """What is wrong with a file of `count` replies, `ours` of them to these requests."""
+    if ours:
+        return f"no score in {ours} replies: expected `Score: N`, 1 to 5, as their last line"
+    if count:
+        same = "the same run, --split and --judge-model"
+        return f"{count} replies, none of them to these requests, which need {same}"
+    text = path.read_text("utf-8", "replace")
+    error = re.search(r'"(?:message|error|detail)":\s*("(?:[^"\\]|\\.)+")', text)
+    if error:
+        return f"no reply; the first error is {error[1]:.300}"
+    if '"messages"' in text and '"response":' not in text:
+        return "these are requests: have them answered, then give the file of the replies"
+    return "expected lines in OpenAI's Batch format, found no reply with a text"
+
+
 def ask_judge(url, requests, path):
     """Send each request whose reply is not in `path` yet; append it there with its reply."""
     import openai
@@ -506,7 +523,8 @@ def judge_rationales(student, args):
         ask_judge(args.judge, requests, path)
     elif not path.exists():
         path.write_text("".join(json.dumps(request) + "\n" for request in requests))
-        command = f"vllm run-batch -i {path} -o replies.jsonl --model {args.judge_model}"
+        command = f"vllm run-batch -i {shlex.quote(str(path))} -o replies.jsonl"
+        command += f" --model {shlex.quote(args.judge_model)}"
         print(f"{path}: {len(requests)} requests in OpenAI's Batch format. Have them answered,")
         print(f"as by `{command}`, then repeat the command with --judge replies.jsonl")
         return
@@ -515,8 +533,7 @@ def judge_rationales(student, args):
     scores = np.array([grade(reply) or math.nan for reply in found], float).reshape(-1, ASKED)
     rated = np.isfinite(scores).any(1)  # the rationales that have a score
     count = len(found) - found.count(None)
-    same = "the same run, --split and --judge-model"
-    check(rated.any(), f"{path}: {count} replies to these requests ({same}), and no score in them")
+    check(rated.any(), f"{path}: {why_no_score(path, len(replies), count)}")
     scores = scores[rated]
     print_warnings(student)
     whose = "the teacher" if args.judge_teacher else student.path
@@ -542,6 +559,11 @@ def judge_rationales(student, args):
 PREDICTED = ("predicted_label", "predicted_rationale", "predicted_confidence")
 
 
+def print_input_warnings(student, texts, where):
+    examples = [data.Example(text, "", "", "") for text in texts]
+    print_warnings(student._replace(examples=examples, judged_on=where), labels=None)
+
+
 def line_to_answer(line):
     """A line of --predict's file: it has an input, and none of the fields that are added."""
     data.text_of(line, "input")
@@ -561,6 +583,7 @@ def predict(student, source, target):
     ours = len(done) <= len(lines) and all(map(bytes.startswith, done, starts))
     other = f"{target}: holds other lines than those of {source}: name another file with --to"
     check(ours and (done or not half), other)
+    print_input_warnings(student, [line["input"] for line in lines], source)
     size = decoding_batch(student)
     with open(target, "ab") as file:
         file.truncate(file.tell() - len(half))
@@ -576,9 +599,11 @@ def predict(student, source, target):
 
 def ask(student, text):
     """Print the student's rationale and answer for a text; `-` is standard input."""
-    text = sys.stdin.read().strip() if text == "-" else text
+    if text == "-":
+        text = sys.stdin.buffer.read().decode(errors="surrogateescape").strip()
     good = text.strip() and data.is_text(text)
     check(good, f"--ask: expected a text in UTF-8, found {text!r:.60}")
+    print_input_warnings(student, [text], "--ask")
     [answer] = answer_texts(student, [text])
     print(f"rationale:  {answer.rationale or '-'}\nanswer:     {answer.label}")
     print(f"confidence: {answer.confidence:.2f}")
@@ -609,7 +634,9 @@ def read_results(folder):
     A name holds every setting that is not a default: without the dataset and the seed it names what
     was trained, and is one of PAPER's if the settings are the paper's.
     """
-    results = {}
+    results, tests = {}, {}
+    logs = Path(folder).glob("*/log.jsonl")
+    begun = sum(not log.with_name("metrics.json").exists() for log in logs)
     for path in sorted(Path(folder).glob("*/metrics.json")):
         settings, metrics = t5.read_json(path.parent / "settings.json"), t5.read_json(path)
         good = "size" in settings and "dataset" in settings and "test_accuracy" in metrics
@@ -617,9 +644,14 @@ def read_results(folder):
         name, size = re.sub(r"-s\d+$", "", path.parent.name), settings["size"]
         dataset, _, method = name.rpartition(f"-{size}-")
         column = dataset or data.title(settings["dataset"])
+        test = settings.get("test_examples")
+        other, digest = tests.setdefault(column, (path.parent, test))
+        check(test == digest, f"{path.parent}: not the test set of {other}: tabulate them apart")
         seeds = results.setdefault((f"{size}-{method}", column), [])
         seeds.append(100 * metrics["test_accuracy"])
-    check(results, f"{folder}: expected finished runs, folders with metrics.json; found none")
+    check(results, f"{folder}: expected finished runs; found none, and {begun} that were begun")
+    if begun:
+        print(f"Runs that were begun, are not finished and are left out: {begun}.\n")
     return results
 
 
@@ -728,9 +760,11 @@ def check_before(args):
     for flag, wanted, package in (("judge", url, "openai"), ("plot", args.plot, "matplotlib")):
         found = not wanted or importlib.util.find_spec(package)
         check(found, f"--{flag} needs a package more: pip install {package}")
-    for path in (args.plot, args.to, None if url else args.judge):
-        good = path is None or Path(path).absolute().parent.is_dir()
-        check(good, f"{path}: expected a file in a folder that is there")
+    for path in (args.plot, args.predict, args.to, None if url else args.judge):
+        new = path and not Path(path).exists() and Path(path).absolute().parent.is_dir()
+        file = path and Path(path).is_file() and not os.path.samestat(os.stat(path), os.fstat(1))
+        good = path is None or new or file  # no folder, pipe or terminal, and not what is printed
+        check(good, f"{path}: expected a regular file in a folder, not standard output")
     good = not args.plot or args.plot.endswith((".png", ".pdf", ".svg"))
     check(good, f"--plot {args.plot}: expected a file that ends in .png, .pdf or .svg")
 
@@ -759,6 +793,8 @@ def main(argv=None):
 
 def run_for_user(program, main):
     """Run a script's main -> its exit status. A user's mistake is one line, without a traceback."""
+    if hasattr(sys.stdout, "reconfigure"):  # what the terminal can't show, it shows as \uXXXX
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main()
     except BrokenPipeError:  # the reader of what is printed has left

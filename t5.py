@@ -331,6 +331,8 @@ def replace_file(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except RuntimeError as error:  # torch.save's own hides the system's, as of a full disk
+        raise error.__context__ or error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,13 +13,16 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +109,8 @@ def parse(argv=None):
     add("--resume", action="store_true", help="go on from the run's last saved state")
     args = parser.parse_args(argv)
     toy = args.dataset == "toy"
-    if data.is_own_data(args.dataset):  # settings.json names it for whoever reads it elsewhere
+    args.data_root = os.path.abspath(args.data_root)  # eval.py reads it, from any folder
+    if data.is_own_data(args.dataset):
         args.dataset = os.path.abspath(args.dataset)
     if args.weights and (args.size or args.from_scratch):
         parser.error("--weights has a size of its own: leave --size and --from-scratch out")
@@ -144,7 +148,8 @@ def run_folder(args):
     run = Path(args.out) / run_name(args)
     done, begun = (run / "metrics.json").exists(), run.exists()
     other = "another with --seed or --out"
-    check(not done, f"{run} is finished: see it with `python eval.py {run}`, or train {other}")
+    see = f"`python eval.py {shlex.quote(str(run))}`"
+    check(not done, f"{run} is finished: see it with {see}, or train {other}")
     check(args.resume or not begun, f"{run} was begun: go on with --resume, or begin {other}")
     check(begun or not args.resume, f"--resume: expected the run {run}, found none")
     return run
@@ -159,7 +164,12 @@ WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 def say(text):
     if RANK == 0:
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except OSError:  # a signal may have ended the terminal, or what reads the pipe, as well
+            if not stop_signals:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def wait_for_all():
@@ -188,11 +198,12 @@ stop_signals = []  # the numbers of the signals that asked for a stop
 
 
 def ask_to_stop(number, frame):
-    """The first signal lets the loop save its state and end; the second ends it at once."""
-    if stop_signals:
+    """The first signal lets the loop save its state and end; Ctrl-C after it ends it at once."""
+    if stop_signals and number == signal.SIGINT:
         sys.exit(128 + number)
     stop_signals.append(number)
-    os.write(2, b"train.py: stopping once a step is saved; a second signal stops at once\n")
+    with suppress(OSError):  # of a closed terminal
+        os.write(2, b"train.py: stopping once a step is saved; a second Ctrl-C stops at once\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -266,10 +277,17 @@ def load_model(args):
 
 
 def check_texts(args, tokenizer, train, valid, test):
-    """Refuse labels that can't be learned; count the texts that are cut, unknown or blank."""
+    """Refuse labels that can't be learned; count inputs that leak and texts that are cut."""
     if not args.by_value:
         data.check_labels(train + valid + test, tokenizer, args.labels)
-    for split, examples in (("train", train), ("valid", valid), ("test", test)):
+    splits = {"train": train, "valid": valid, "test": test}
+    inputs = {split: [" ".join(e.input.split()) for e in splits[split]] for split in splits}
+    for earlier, split in combinations(splits, 2):
+        seen, texts = set(inputs[earlier]), inputs[split]
+        leaked = sum(text in seen for text in texts)
+        if leaked:
+            say(f"{split}: {leaked:,} of {len(texts):,} inputs are in {earlier} too")
+    for split, examples in splits.items():
         labels = args.labels if split == "train" else "gold"
         for line in data.text_warnings(examples, tokenizer, args.method, labels):
             say(f"{split}: {line}")
@@ -398,7 +416,7 @@ def main(argv=None):
         trim_padding = args.mi != "released"  # its loss depends on the padding
         return data.collate(batch, device, RANK, WORLD, args.micro_batch, trim_padding)
 
-    say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "  examples/s      left")
+    say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "    examples      time")
     while step < args.steps:
         # the next batch: this process's share of it, and what its losses are divided by
         micro_batches, totals = collate([train_rows[i] for i in next(batches)])
@@ -448,7 +466,7 @@ def main(argv=None):
         say(
             f"{step:6}/{args.steps:<6}"
             + "".join(f"{column:>12}" for column in columns)
-            + f"{rate * args.batch_size:12.1f}{left:>10}"
+            + f"{rate * args.batch_size:10.1f}/s  {left:>8} left"
         )
         last_print = time.monotonic()
 
@@ -495,9 +513,9 @@ def main(argv=None):
     chosen = student._replace(model=t5.load(run).to(device))
     metrics["test_accuracy"] = accuracy(chosen, test)
     if RANK == 0:
-        evaluation.show_samples(chosen, test[:3])
         t5.write_json(run / "metrics.json", metrics)
         (run / "state.pt").unlink()
+        evaluation.show_samples(chosen, test[:3])
     say(
         f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, "
         f"the best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
@@ -509,6 +527,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    for name in {"SIGINT", "SIGTERM", "SIGUSR1"} & set(dir(signal)):  # the last not on Windows
-        signal.signal(getattr(signal, name), ask_to_stop)
+    for name in {"SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"} & set(dir(signal)):  # two on Windows
+        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks
+            signal.signal(getattr(signal, name), ask_to_stop)
     sys.exit(evaluation.run_for_user("train.py", main))

@@ -33,6 +33,8 @@ TEACHERS = [  # the set, the teacher's text, the label; None: neither rationale 
     ("svamp", "It is. The answer is (2 * x).", "(2 * x)"),
     ("svamp", "It is. The answer is (175, 5).", "(175, 5)"),
     ("svamp", "It is. The answer is ((415 - 309).", "((415 - 309)"),
+    ("svamp", "It is. The answer is (1 +\n2).", ""),  # an equation ends with its line
+    ("svamp", "It is. The answer is (1)\n(2).", "(1)"),
     ("svamp", "It is. The answer is 5.", ""),
     ("svamp", "", None),
     ("svamp", "It is. Q: 9? The answer is (1).", None),
@@ -46,6 +48,9 @@ TEACHERS = [  # the set, the teacher's text, the label; None: neither rationale 
     ("anli1", "It is. So the answer is neutral!", "neutral"),
     ("anli1", "It is.", None),
     ("esnli", "It is.\nAnswer: neutral\n\nPremise: A.\nAnswer: x", "neutral"),
+    ("esnli", "It is. Answer: neutral Answer: x", "neutral"),
+    ("esnli", "It is. Answer:x Answer: neutral\nPremise", "neutral"),
+    ("esnli", "It is. Answer:neutral", ""),  # as the authors' code has it, without the space
     ("esnli", "It is. ", ""),  # all rationale
 ]
 
@@ -164,6 +169,16 @@ def test_a_bad_line_is_refused_in_words_that_name_it(tmp_path, name, line, words
     path.write_bytes(b"\n".join([good, line if isinstance(line, bytes) else line.encode(), good]))
     place, _, why = refusal(tmp_path, name).partition(", line 2: ")
     assert place == str(path) and all(word in why for word in words.split()), (place, why)
+
+
+NUMBERS = {"7": ": quote it", "-0.5": ": quote it", "9" * 400: ": quote it", "true": ": quote it"}
+NUMBERS |= {"NaN": "found nan", "-Infinity": "found -inf", "null": "found None"}
+
+
+@pytest.mark.parametrize("number, end", NUMBERS.items())
+def test_a_number_is_to_be_quoted_but_not_one_that_marks_a_missing_value(number, end):
+    with pytest.raises(InputError, match=f"expected a text as 'label', .*{end}$"):
+        data.text_of(json.loads(f'{{"label": {number}}}'), "label")
 
 
 FIRST, SECOND = "llm/train_CoT_0.json", "llm/train_CoT_1.json"
@@ -321,6 +336,8 @@ def test_an_answer_is_judged_by_value_or_else_by_its_text():
         assert not data.is_correct(answer, label, by_value=False)
     for answer, label in (("(84 / 2)", "( 42.001 )"), ("1", "1.0000000001"), ("-2", "2")):
         assert not data.is_correct(answer, label, by_value=True)
+    for n in (10**9, 10**11):  # whole numbers are not equal because they are large
+        assert not data.is_correct(f"{n + 1}", f"{n + 2}", by_value=True)
     for text in ("", "x", "1 / 0", "7 apples"):  # two that have no value are not equal
         assert not data.is_correct(text, text, by_value=True)
         assert data.is_correct(text, text, by_value=False)
@@ -542,6 +559,12 @@ WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what
     ("mi", ENDS, "1 of 3 rationales end, 1 of 3 labels end"),
     ("dss", [{"input": ""}, {"input": "\u200b"}, {"input": "5"}], "2 of 3 inputs blank"),
     ("mi", [{"rationale": "x{" * 300}], "1 of 1 rationales unknown, 1 of 1 rationales long"),
+    (
+        "finetune",
+        [{"label": "10\u00b3"}, {"label": "5\n7"}, {"label": "5 "}, {}],
+        "3 of 4 labels else",
+    ),
+    ("dss", [{"label": "{\u00b3"}, {"rationale": "\u00b3"}], "1 of 2 labels unknown"),
 ]
 
 
@@ -549,11 +572,24 @@ WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what
 def test_what_is_cut_unknown_or_blank_is_counted_a_line_a_kind(toy_set, method, changes, expected):
     examples = [Example(**vars(WHOLE) | change) for change in changes]
     words = {"blank": "blank", "characters": "unknown", "lose their ends": "long", "</s>": "end"}
+    words |= {"read back differently": "else"}
     found = []
     for line in data.text_warnings(examples, toy_set[2], method):
         kinds = [short for word, short in words.items() if word in line]
         found.append(" ".join([*line.split()[:4], *kinds]))
     assert ", ".join(found) == expected
+
+
+def test_labels_that_read_back_differently_have_an_example(toy_set):
+    """The shortest, whose difference can be seen."""
+    long = f"{numbers(30)}  2"
+    examples = [Example("5", label, "5", "") for label in (long, "10", "10\u00b3", "5  7")]
+    [line] = data.text_warnings(examples, toy_set[2], "mi")
+    assert line == "3 of 4 labels read back differently: '10\u00b3' as '103'"
+    assert data.text_warnings(examples, toy_set[2], "mi", None) == []  # the inputs alone
+    assert data.text_warnings([Example("", "", "{", "")], toy_set[2], "mi", None) == [
+        "1 of 1 inputs are blank"
+    ]
 
 
 def test_the_teachers_labels_are_counted_where_they_are_trained_on(toy_set):

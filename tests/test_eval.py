@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -463,10 +464,29 @@ def test_one_text_is_answered_from_the_command_line_or_standard_input(runs, toy,
     rationale, answer, confidence = re.fullmatch(form, asked).groups()
     assert f"answer:    {answer}" in sample and f"rationale: {rationale}" in sample
     assert f"confidence {confidence})" in sample
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text + "\n"))
+
+    def type_in(content):  # whatever the terminal's encoding
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+
+    type_in(text.encode() + b"\n")
     assert printed(runs["mi"], "--ask", "-") == asked
-    monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
-    assert "--ask: expected a text" in refused(runs["mi"], "--ask", "-")
+    type_in("\u2192".encode())
+    assert "rationale: " in printed(runs["mi"], "--ask", "-")
+    for content in (b" \n", b"caf\xe9"):
+        type_in(content)
+        assert "--ask: expected a text in UTF-8" in refused(runs["mi"], "--ask", "-")
+
+
+def test_inputs_that_are_cut_or_unknown_are_counted_where_one_asks(moods, tmp_path):
+    long, cut = " ".join(["57"] * 1_100), "inputs are too long and lose their ends\n"
+    assert printed(moods, "--ask", long).startswith(f"--ask: 1 of 1 {cut}")
+    lines = [{"input": text} for text in (f"{long} 2", f"{long} 3", "\u6b63", "Anna is glad.")]
+    source, target = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
+    out = printed(moods, "--predict", source, "--to", target).splitlines(True)
+    assert f"{source}: 2 of 4 {cut}" in out and len(out) == 3
+    assert f"{source}: 1 of 4 inputs have characters that the vocabulary lacks\n" in out
+    one, other, *_ = read_lines(target)
+    assert one["predicted_confidence"] == pytest.approx(other["predicted_confidence"], rel=1e-5)
 
 
 def test_predictions_keep_every_field_and_equal_the_students_answers(moods, tmp_path):
@@ -548,13 +568,15 @@ def test_a_mistake_in_the_file_to_answer_names_file_line_and_field(moods, tmp_pa
 # tables
 
 
-def fabricate(folder, accuracy, flags):
+def fabricate(folder, accuracy, flags, test_examples="a digest"):
     """A finished run's two files, in a folder that train.py names."""
     args = train.parse(flags.split())
     run = folder / train.run_name(args)
     run.mkdir()
-    t5.write_json(run / "settings.json", vars(args))
+    t5.write_json(run / "settings.json", vars(args) | {"test_examples": test_examples})
     t5.write_json(run / "metrics.json", {"test_accuracy": accuracy})
+    (run / "log.jsonl").touch()
+    return run
 
 
 def cells(folder):
@@ -578,6 +600,28 @@ def test_a_table_has_a_row_a_method_and_a_cell_a_set_with_mean_deviation_and_see
         ["small-mi", "", "43.90", "53.00 ± 3.61 (3)", "52.50", ""],
         ["small-mi-mi_kl", "", "", "40.00 (1)", "", ""],
     ]
+
+
+def test_runs_on_different_test_sets_are_not_averaged_and_unfinished_ones_counted(runs, tmp_path):
+    """Nor do they share a column, in which one would compare them."""
+    one, other = f"--dataset {tmp_path / 'mine'}", f"--dataset {tmp_path / 'other'}"
+    fabricate(tmp_path, 0.2, one)
+    fabricate(tmp_path, 0.3, f"{one} --seed 1")
+    fabricate(tmp_path, 0.4, other, "another digest")
+    begun = fabricate(tmp_path, 0.9, f"{one} --seed 2", "another digest")
+    (begun / "metrics.json").unlink()
+    out = printed("--table", tmp_path)
+    assert "25.00 ± 7.07 (2)" in out and "40.00 (1)" in out and "90.00" not in out
+    assert "Runs that were begun, are not finished and are left out: 1.\n" in out
+    for flags in ("--seed 3", "--method dss"):
+        edited = fabricate(tmp_path, 0.1, f"{one} {flags}", "another digest")
+        said = refused("--table", tmp_path)
+        assert ": not the test set of " in said and str(edited) in said
+        shutil.rmtree(edited)
+    (tmp_path / "alone").mkdir()
+    begun.rename(tmp_path / "alone" / begun.name)
+    assert "found none, and 1 that were begun" in refused("--table", tmp_path / "alone")
+    assert "found none, and 0 that were begun" in refused("--table", runs["mi"])  # has last/
 
 
 NAMED = [
@@ -640,6 +684,12 @@ MISTAKES = [
     ("RUN --predict none.jsonl --to OUT.jsonl", "none.jsonl"),
     ("RUN --predict IN --to IN", "name another file with --to"),
     ("RUN --predict IN --to none/x.jsonl", "none/x.jsonl"),
+    ("RUN --predict IN --to PIPE", "expected a regular file"),
+    ("RUN --predict IN --to /dev/stdout", "/dev/stdout: expected a regular file"),
+    ("RUN --predict IN --to /dev/null", "/dev/null: expected a regular file"),
+    ("RUN --predict IN --to .", ".: expected a regular file"),
+    ("RUN --predict PIPE --to x", "expected a regular file"),
+    ("RUN --judge PIPE", "expected a regular file"),
     ("RUN --device cuda:99", "--device cuda:99: "),
     ("RUN --tokenizer none.model", "none.model: "),
     ("RUN --dataset none", "none/test.jsonl: not there"),
@@ -649,13 +699,18 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("flags, words", MISTAKES)
-def test_a_mistake_is_one_line_and_nothing_decoded(runs, tmp_path, monkeypatch, flags, words):
+def test_a_mistake_is_one_line_and_nothing_decoded(
+    runs, tmp_path, monkeypatch, request, flags, words
+):
     monkeypatch.chdir(tmp_path)
     if "pip install" in words:  # as where the optional packages are absent
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.delattr(t5.T5, "generate")
     write_lines(tmp_path / "in.jsonl", [{"input": "Anna lost pens."}])
-    names = {"RUN": runs["mi"], "IN": "in.jsonl"}
+    pipe, other_end = os.pipe()
+    os.close(other_end)
+    request.addfinalizer(lambda: os.close(pipe))
+    names = {"RUN": runs["mi"], "IN": "in.jsonl", "PIPE": f"/dev/fd/{pipe}"}
     assert words in refused(*(names.get(flag, flag) for flag in flags.split()))
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]  # nothing was written
 

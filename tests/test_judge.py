@@ -167,11 +167,12 @@ def test_an_endpoint_that_cannot_be_reached_is_one_line(run, endpoint, url):
 
 
 def test_requests_and_replies_go_by_files_in_the_batch_format(run, tmp_path):
-    requests, replies = tmp_path / "requests.jsonl", tmp_path / "replies.jsonl"
+    requests, replies = tmp_path / "my requests.jsonl", tmp_path / "replies.jsonl"
     flags = run, "--judge-model", "wise", "--judge"
-    assert f"vllm run-batch -i {requests} -o replies.jsonl" in printed(*flags, requests)
+    assert f"vllm run-batch -i '{requests}' -o replies.jsonl" in printed(*flags, requests)
     before = requests.read_bytes()
-    assert "0 replies" in refused(*flags, requests) and requests.read_bytes() == before
+    assert f"{requests}: these are requests" in refused(*flags, requests)
+    assert requests.read_bytes() == before
     asked = lines_of(requests)
     for line in asked:
         assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
@@ -202,7 +203,35 @@ def test_requests_and_replies_go_by_files_in_the_batch_format(run, tmp_path):
     # appended to the requests they are found too; another model's replies are not these
     requests.write_bytes(before + replies.read_bytes())
     assert printed(*flags, requests) == out
-    assert "0 replies" in refused(run, "--judge", replies, "--judge-model", "other")
+    assert "78 replies, none of them to these requests" in refused(run, "--judge", replies)
+
+
+FAILED = [  # a line of a file without a reply: as OpenAI writes it, vLLM, and another server
+    {"response": {"status_code": 401, "body": {"error": {"message": 'No "key"\nis here'}}}},
+    {"response": None, "error": {"code": "batch_expired", "message": 'No "key"\nis here'}},
+    {"response": {"status_code": 400, "body": None}, "error": 'No "key"\nis here'},
+    {"response": {"status_code": 404, "body": {"detail": 'No "key"\nis here'}}, "error": None},
+]
+
+
+@pytest.mark.parametrize("line", FAILED)
+def test_a_file_of_errors_or_without_a_score_says_what_is_wrong(run, tmp_path, line):
+    requests, replies = tmp_path / "requests.jsonl", tmp_path / "replies.jsonl"
+    printed(run, "--judge", requests)
+    ids = [{"custom_id": request["custom_id"]} for request in lines_of(requests)]
+    later = {"error": {"message": "of another line"}}
+    replies.write_text("\n".join(json.dumps(i | line) for i in ids[:-1]) + json.dumps(later))
+    said = refused(run, "--judge", replies)
+    assert rf'{replies}: no reply; the first error is "No \"key\"\nis here"' in said
+    answered = [i | {"response": {"status_code": 200, "body": chat("Good.")}} for i in ids]
+    replies.write_text("\n".join(map(json.dumps, [ids[0] | line, *answered[1:]])))
+    said = refused(run, "--judge", replies)
+    assert f"{replies}: no score in 79 replies: expected `Score: N`" in said
+    for line in answered:  # a judge that was cut off in its thoughts
+        line["response"]["body"] = chat(None)
+    for content in ("\n".join(map(json.dumps, answered)), "", "a,b\n1,2"):
+        replies.write_text(content)
+        assert "Batch format, found no reply with a text" in refused(run, "--judge", replies)
 
 
 def test_a_custom_id_tells_example_repeat_model_and_text_apart():

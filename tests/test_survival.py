@@ -6,6 +6,7 @@
 Each case is a real process of train.py on a small toy set.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +41,9 @@ def finish(command, **kwargs):
     return subprocess.run(command, **kwargs)
 
 
-def start(command):
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=ONE_THREAD)
+def start(command, **kwargs):
+    kwargs = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | kwargs
+    return subprocess.Popen(command, env=ONE_THREAD, **kwargs)
 
 
 def wait_for(condition, process=None):
@@ -115,11 +117,11 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(toy, tmp_path):
     kill_and_resume(toy, tmp_path, kills=2)
 
 
-STOPPING = "train.py: stopping once a step is saved; a second signal stops at once\n"
+STOPPING = "train.py: stopping once a step is saved; a second Ctrl-C stops at once\n"
 CONTROL_CHARACTERS = set(map(chr, range(32))) - {"\n"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_state_and_a_second_run_is_refused(toy, tmp_path, number):
     flags = ("--steps", 3_000, "--eval-every", 3_000)
     process = start(command(toy, tmp_path, *flags))
@@ -135,6 +137,60 @@ def test_a_signal_saves_the_state_and_a_second_run_is_refused(toy, tmp_path, num
     assert f"stopped after step {state['step']}, which is saved: go on with --resume" in out
     if second:  # it came while the first was at work
         assert second.returncode == 2 and "was begun: go on with --resume" in second.stderr
+
+
+def test_a_closed_terminal_stops_a_run_and_saves_it(toy, tmp_path):
+    """Nothing can be printed any more, and the kernel sends SIGHUP."""
+    ours, terminal = os.openpty()
+    process = start(
+        command(toy, tmp_path, "--steps", 30_000, "--eval-every", 30_000),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
+    time.sleep(0.5)
+    os.close(ours)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)
+    assert 0 < state["step"] == len(log_of(the_run(tmp_path)))
+
+
+def test_ctrl_c_saves_the_state_although_it_ends_what_reads_the_output_too(toy, tmp_path):
+    """As in `python train.py | tee log`."""
+    process = start(command(toy, tmp_path, "--steps", 30_000, "--eval-every", 30_000))
+    wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
+    process.send_signal(signal.SIGSTOP)
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(60) == 128 + signal.SIGINT and process.stderr.read() == STOPPING
+    state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)
+    assert 0 < state["step"] == len(log_of(the_run(tmp_path)))
+
+
+def test_under_nohup_a_run_goes_on(toy, tmp_path):
+    def nohup():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start(command(toy, tmp_path, "--steps", 50), preexec_fn=nohup)
+    wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and any(tmp_path.glob("*/metrics.json"))
+
+
+def test_of_two_signals_only_ctrl_c_stops_at_once(monkeypatch):
+    """The kernel and the shell both send SIGHUP where a terminal is closed."""
+    monkeypatch.setattr(train, "stop_signals", [])
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+        train.ask_to_stop(number, None)
+    with pytest.raises(SystemExit) as stop:
+        train.ask_to_stop(signal.SIGINT, None)
+    assert stop.value.code == 130 and train.stop_signals[0] == signal.SIGHUP
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +214,7 @@ def test_another_vocabulary_is_named_and_refused(toy, begun, tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, begun):
     folder = the_run(begun)
     before, parts = (folder / "state.pt").read_bytes(), set(folder.rglob("*.tmp"))  # of the kill
-    limit = len(before) - 1_000  # bytes that a file may have: the weights fit, the state does not
+    limit = len(before) // 2  # bytes that a file may have: the weights fit, the state does not
     full = finish(
         command(toy, begun, "--steps", 3_000, "--resume"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
@@ -167,6 +223,48 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, begun):
     assert len(full.stderr.splitlines()) == 1
     assert (folder / "state.pt").read_bytes() == before
     assert set(folder.rglob("*.tmp")) == parts
+
+
+def test_however_full_the_disk_the_systems_error_comes_and_the_old_file_stays(tmp_path):
+    """torch.save may raise a RuntimeError of its own, depending on where it was interrupted."""
+    state, path = {f"{i}": torch.ones(i * 1_000) for i in range(9)}, tmp_path / "state.pt"
+    path.write_bytes(b"old")
+    t5.replace_file(tmp_path / "whole.pt", lambda file: torch.save(state, file))
+    size, before = (tmp_path / "whole.pt").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in [*range(0, size, size // 52), size - 1]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                t5.replace_file(path, lambda file: torch.save(state, file))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [p.name for p in sorted(tmp_path.iterdir())] == ["state.pt", "whole.pt"]
+    assert path.read_bytes() == b"old"
+
+
+def test_a_finished_run_is_written_before_anything_is_shown(toy, tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.evaluation, "show_samples", fail)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(command(toy, tmp_path, "--steps", 2)[2:])
+    assert (the_run(tmp_path) / "metrics.json").exists()
+    assert not (the_run(tmp_path) / "state.pt").exists()
+
+
+def test_a_clock_that_is_set_back_changes_no_time(toy, tmp_path, monkeypatch):
+    now, calls = time.time, []
+
+    def set_back():
+        calls.append(None)
+        return now() - 3_600 * len(calls)
+
+    monkeypatch.setattr(time, "time", set_back)
+    train.main(command(toy, tmp_path, "--steps", 6)[2:])
+    monkeypatch.undo()
+    seconds = [line["seconds"] for line in log_of(the_run(tmp_path))]
+    assert 0 <= seconds[0] and seconds == sorted(seconds) and seconds[-1] < 600
 
 
 def test_a_broken_pipe_is_silent(toy, tmp_path):

@@ -3,11 +3,14 @@
 The runs are real and small: the toy task, a handful of steps.
 """
 
+import io
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -360,6 +363,67 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(toy, tmp_path):
     assert "out of memory" in done.stderr and "--micro-batch" in done.stderr
 
 
+def test_inputs_of_two_splits_are_counted_and_of_none_not(toy, whole, tmp_path, capsys):
+    """White space aside: a student reads it as one blank."""
+    flags = own_folder(tmp_path / "own", ["red", "blue"]) + f" --tokenizer {spiece(toy)}"
+    own = [{"input": f" {i} pens", "label": "red", "rationale": "So."} for i in range(40)]
+    tests = [
+        {"input": text, "label": "red", "rationale": "So."} for text in ("1  pens\n", "x", "y")
+    ]
+    valid = [own[3], own[3], tests[2], *own[38:]]
+    for split, lines in ("train", own[:30]), ("valid", valid), ("test", tests):
+        path = tmp_path / "own" / f"{split}.jsonl"
+        path.write_text("\n".join(map(json.dumps, lines)))
+    run(toy, tmp_path / "out", flags)
+    said = capsys.readouterr().out
+    assert "valid: 2 of 5 inputs are in train too\n" in said
+    assert "test: 1 of 3 inputs are in train too\n" in said
+    assert "test: 1 of 3 inputs are in valid too\n" in said
+    run(toy, tmp_path / "toy")
+    assert "too\n" not in capsys.readouterr().out
+
+
+def test_the_data_root_is_found_from_any_folder(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(toy.parent)
+    folder = run(toy.name, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert json_of(folder, "settings")["data_root"] == str(toy)
+    evaluation.main([str(folder), "--samples", "0"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_cannot_show_ends_no_run_and_no_report(
+    toy, tmp_path, monkeypatch, encoding
+):
+    """Neither of the examples, nor of a folder's name."""
+    arrow, out = "\u2192", tmp_path / "runs"
+    lines = [{"input": f"{i} {arrow}", "label": f"{i}", "rationale": arrow} for i in range(9)]
+    own = write_own(tmp_path / arrow, lines).split()
+    own += f"--size tiny --from-scratch --tokenizer {spiece(toy)} --out {out}".split()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+
+    def show(main, *flags):
+        flags = [*map(str, flags)]
+        assert evaluation.run_for_user("a program", lambda: main(flags)) is None
+
+    show(train.main, *own, "--steps", 2, "--batch-size", 4)
+    [run] = out.glob("*")
+    assert json_of(run, "metrics")["examples"] == 8
+    for flags in ([run], [run, "--against", run], [run, "--ask", arrow], ["--table", out]):
+        show(evaluation.main, *flags)
+    sys.stdout.flush()
+    said = sys.stdout.buffer.getvalue().decode(encoding)
+    assert "  0 \\u2192\n" in said and "/\\u2192 test, 9 examples" in said and "0.00 (1)" in said
+
+
+def test_a_line_of_the_log_gives_each_number_its_unit(toy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "clock", lambda seconds: str(timedelta(days=2, seconds=73_309)))
+    run(toy, tmp_path)
+    form = r" +6/6( +\d+\.\d{4}){4} +\d+\.\d/s  2 days, 20:21:49 left"
+    assert any(re.fullmatch(form, line) for line in capsys.readouterr().out.splitlines())
+
+
 # ---- names, and what becomes of a run that is there
 
 
@@ -387,6 +451,14 @@ def test_a_finished_run_stays_and_a_begun_one_asks_for_resume(toy, whole, tmp_pa
     (tmp_path / whole.name).mkdir()
     with pytest.raises(t5.InputError, match="was begun: go on with --resume"):
         run(toy, tmp_path)
+
+
+def test_a_path_in_a_command_that_is_printed_is_quoted(tmp_path):
+    run = tmp_path / "my runs" / "toy-tiny-mi-s0"
+    run.mkdir(parents=True)
+    (run / "metrics.json").touch()
+    with pytest.raises(t5.InputError, match=f"see it with `python eval.py '{run}'`"):
+        train.run_folder(train.parse(["--out", str(run.parent)]))
 
 
 @pytest.mark.parametrize("split, field", [("train", "rationale"), ("test", "label")])
