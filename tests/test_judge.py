@@ -214,24 +214,30 @@ FAILED = [  # a line of a file without a reply: as OpenAI writes it, vLLM, and a
 ]
 
 
-@pytest.mark.parametrize("line", FAILED)
-def test_a_file_of_errors_or_without_a_score_says_what_is_wrong(run, tmp_path, line):
+def test_a_file_of_errors_or_without_a_score_says_what_is_wrong(run, tmp_path, monkeypatch):
     requests, replies = tmp_path / "requests.jsonl", tmp_path / "replies.jsonl"
     printed(run, "--judge", requests)
+    student = evaluation.load_student(run, evaluation.parse([str(run)]))
+    texts = [example.input for example in student.examples]
+    answers = dict(zip(texts, evaluation.answer_texts(student, texts)))  # written once
+    monkeypatch.setattr(evaluation, "answer_texts", lambda _, texts: [*map(answers.get, texts)])
     ids = [{"custom_id": request["custom_id"]} for request in lines_of(requests)]
+
+    def refused_with(*lines):
+        replies.write_text("\n".join(map(json.dumps, lines)))
+        return refused(run, "--judge", replies).removeprefix(f"eval.py: {replies}: ")
+
     later = {"error": {"message": "of another line"}}
-    replies.write_text("\n".join(json.dumps(i | line) for i in ids[:-1]) + json.dumps(later))
-    said = refused(run, "--judge", replies)
-    assert rf'{replies}: no reply; the first error is "No \"key\"\nis here"' in said
+    for line in FAILED:
+        said = refused_with(*(i | line for i in ids[:-1]), ids[-1] | later)
+        assert said == 'no reply; the first error is "No \\"key\\"\\nis here"\n'
     answered = [i | {"response": {"status_code": 200, "body": chat("Good.")}} for i in ids]
-    replies.write_text("\n".join(map(json.dumps, [ids[0] | line, *answered[1:]])))
-    said = refused(run, "--judge", replies)
-    assert f"{replies}: no score in 79 replies: expected `Score: N`" in said
+    said = refused_with(ids[0] | line, *answered[1:])
+    assert said.startswith("no score in 79 replies: expected `Score: N`")
     for line in answered:  # a judge that was cut off in its thoughts
         line["response"]["body"] = chat(None)
-    for content in ("\n".join(map(json.dumps, answered)), "", "a,b\n1,2"):
-        replies.write_text(content)
-        assert "Batch format, found no reply with a text" in refused(run, "--judge", replies)
+    for lines in (answered, [], ["a,b"]):
+        assert "Batch format, found no reply with a text" in refused_with(*lines)
 
 
 def test_a_custom_id_tells_example_repeat_model_and_text_apart():
