@@ -363,7 +363,7 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(toy, tmp_path):
     assert "out of memory" in done.stderr and "--micro-batch" in done.stderr
 
 
-def test_inputs_of_two_splits_are_counted_and_of_none_not(toy, whole, tmp_path, capsys):
+def test_inputs_that_two_splits_share_are_counted(toy, tmp_path, capsys):
     """White space aside: a student reads it as one blank."""
     flags = own_folder(tmp_path / "own", ["red", "blue"]) + f" --tokenizer {spiece(toy)}"
     own = [{"input": f" {i} pens", "label": "red", "rationale": "So."} for i in range(40)]
