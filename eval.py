@@ -397,13 +397,15 @@ def plot_runs(students, reliabilities, path):
 # rationale quality: what a judge, a language model, says of the rationales (Tables 7 and 8)
 
 JUDGED, ASKED = 50, 4  # rationales, and times that the judge is asked about each (Table 7, ++)
+PLACE = r"\{(task|label|rationale)\}"  # of a text in the prompt
+# its five levels say in our words what those of the prompt in Table 7 say
 RUBRIC = """Below are a task, its correct answer and a rationale that somebody wrote for the task. \
-Grade the rationale with one whole number:
-1 - it makes no sense, or is about something else
-2 - parts of it make sense or belong to the task
-3 - it makes sense, but brings a reader no nearer to the answer
-4 - it brings a reader somewhat nearer to the answer
-5 - it leads a reader to the answer and explains why it is right
+How good is the rationale? Grade it with one whole number:
+1 - it makes no sense at all and has nothing to do with the task
+2 - parts of it make no sense or have nothing to do with the task
+3 - it makes sense and belongs to the task, but does not help to find the answer
+4 - it helps somewhat to find the answer
+5 - it helps to find the answer and explains it well
 
 Task: {task}
 Answer: {label}
@@ -412,14 +414,23 @@ Rationale: {rationale}
 Think briefly, then end with a line of the form `Score: N`."""
 
 
-def judge_requests(examples, rationales, model):
+def read_judge_prompt(path):
+    """The user's own prompt in place of RUBRIC."""
+    prompt = Path(path).read_text("utf-8", "surrogateescape")
+    good = data.is_text(prompt) and len({*re.findall(PLACE, prompt)}) == 3
+    check(good, f"{path}: expected a text in UTF-8 with {{task}}, {{label}} and {{rationale}}")
+    return prompt
+
+
+def judge_requests(examples, rationales, model, prompt=RUBRIC):
     """What a judge is asked -> ASKED lines in OpenAI's Batch format for each rationale.
 
     A custom_id holds a hash of the body and the numbers of the rationale and the repetition.
     """
     requests = []
     for number, (example, rationale) in enumerate(zip(examples, rationales)):
-        text = RUBRIC.format(task=example.input, label=example.label, rationale=rationale)
+        texts = {"task": example.input, "label": example.label, "rationale": rationale}
+        text = re.sub(PLACE, lambda place: texts[place[1]], prompt)  # leaves other brackets
         body = {"model": model, "messages": [{"role": "user", "content": text}]}
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
         request = {"method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -472,7 +483,7 @@ def why_no_score(path, count, ours):
     if ours:
         return f"no score in {ours} replies: expected `Score: N`, 1 to 5, as their last line"
     if count:
-        same = "the same run, --split and --judge-model"
+        same = "the same run, --split, --judge-model and --judge-prompt"
         return f"{count} replies, none of them to these requests, which need {same}"
     text = path.read_text("utf-8", "replace")
     error = re.search(r'"(?:message|error|detail)":\s*("(?:[^"\\]|\\.)+")', text)
@@ -509,6 +520,7 @@ def ask_judge(url, requests, path):
 
 def judge_rationales(student, args):
     """Print a judge's grades of the rationales, Table 7, and their correlations, Table 8."""
+    prompt = read_judge_prompt(args.judge_prompt) if args.judge_prompt else RUBRIC
     order = np.random.default_rng(0).permutation(len(student.examples))
     examples = [student.examples[i] for i in order[:JUDGED]]
     rationales = [example.rationale for example in examples]
@@ -517,7 +529,7 @@ def judge_rationales(student, args):
         rationales = [answer.rationale for answer in answers]
         right = mark_answers(student, examples, answers)
     path = Path(args.judge)
-    requests = judge_requests(examples, rationales, args.judge_model)
+    requests = judge_requests(examples, rationales, args.judge_model, prompt)
     if "://" in args.judge:
         path = student.path / "judge.jsonl"
         ask_judge(args.judge, requests, path)
@@ -735,7 +747,8 @@ def parse(argv=None):
     add("--plot", metavar="FILE", help="a picture of the report; of --table: Figures 2, 3")
     add("--samples", type=int, default=3, metavar="N", help="examples to print; default: 3")
     add("--to", metavar="FILE", help=f"of --predict: gets its lines with {', '.join(PREDICTED)}")
-    add("--judge-model", metavar="NAME", default="gpt-4o", help="default: gpt-4o")
+    add("--judge-model", metavar="NAME", default="gpt-4o", help="default: gpt-4o; paper: GPT-4")
+    add("--judge-prompt", metavar="FILE", help="with {task}, {label}, {rationale}; default: ours")
     add("--judge-teacher", action="store_true", help="grade the teacher's rationales")
     args = parser.parse_args(argv)
     modes = [args.against, args.ask, args.predict, args.judge]

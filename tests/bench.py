@@ -1,4 +1,4 @@
-"""How fast and how light: this code against transformers running the released computation.
+"""How fast and how light: this code against transformers doing what the authors' code does.
 
     python tests/bench.py                       # the CPU: about an hour
     python tests/bench.py --device cuda         # a card: not yet timed
@@ -10,7 +10,7 @@ the sides take turns in one process; a ratio is the median of the rounds' ratios
 smallest and the largest. Whole procedures are compared.
 
 training, compile   Steps on the same random batches. Ours encodes both tasks in one pass, with
-                    `--mi paper`; theirs makes two passes and computes the released loss. The CPU: 5
+                    `--mi paper`; theirs makes two passes and computes the authors' loss. The CPU: 5
                     rounds of one step of 32 examples, in fp32 and in bf16. CUDA: 3 rounds of 20
                     steps of 64 in bf16, sizes small and base, and the peak of allocated memory;
                     cuDNN's attention is off on both sides, for the reason that t5.py gives.
@@ -149,7 +149,7 @@ def our_step(case, micro_batch=None, compiled=False):
 
 
 def their_step(case, micro_batch=None):
-    """The released code's step, over transformers' model: batches padded to their longest, two
+    """The authors' step, over transformers' model: batches padded to their longest, two
     whole passes, the maximum over all positions, both losses."""
     import transformers
 

@@ -113,6 +113,40 @@ def test_of_a_large_set_50_examples_are_drawn_and_only_those_decoded(run, monkey
     assert len(texts) == 50
 
 
+def test_a_prompt_of_the_users_own_is_filled_in_and_its_brackets_stay(run, tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text('é {"score": {}} {task}|{label}|{rationale}|{rationale}\nScore: N', "utf-8")
+    printed(run, "--judge", tmp_path / "ours.jsonl")
+    printed(run, "--judge", tmp_path / "own.jsonl", "--judge-prompt", path)
+    ours, own = (lines_of(tmp_path / f"{name}.jsonl") for name in ("ours", "own"))
+    assert not {x["custom_id"] for x in ours} & {x["custom_id"] for x in own}
+    for a, b in zip(ours, own, strict=True):
+        text = b["body"]["messages"][0]["content"]
+        head, label, rationale, again = text.removesuffix("\nScore: N").split("|")
+        assert again == rationale and head.startswith('é {"score": {}} ')
+        task = head.removeprefix('é {"score": {}} ')
+        parts = f"Task: {task}\nAnswer: {label}\nRationale: {rationale}\n"
+        assert parts in a["body"]["messages"][0]["content"]
+
+
+def test_what_stands_in_a_rationale_is_no_place_of_the_prompt():
+    example = data.Example("a {label}", "{rationale}", "", "")
+    request = evaluation.judge_requests([example], ["{task}"], "m", "{task};{label};{rationale}")[0]
+    assert request["body"]["messages"][0]["content"] == "a {label};{rationale};{task}"
+
+
+PROMPTS = [b"{task}{label}{label}", b"{task}{rationale}{lable}", b"{task}{label}{rationale}\xff"]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_that_lacks_a_place_or_is_no_text_is_refused(run, tmp_path, prompt):
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(prompt)
+    said = refused(run, "--judge", tmp_path / "out.jsonl", "--judge-prompt", path)
+    assert f"{path}: expected a text in UTF-8 with {{task}}, {{label}} and {{rationale}}" in said
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_server_that_needs_no_key_and_fails_at_times_is_asked_again(run, endpoint, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     Endpoint.behaviours.extend([429, 500, None, "leave", 503, 408])
