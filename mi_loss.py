@@ -62,7 +62,7 @@ def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="pape
 
 @torch.no_grad()
 def released_parts(label_log_p, rationale_log_p, reduce):
-    """What the `released` value is made of: a constant and the overlap, scalars.
+    """What the `released` value is made of: a part without gradient and the overlap, scalars.
 
     With C the sum of f_v they are C ln V and <f_v, f_z>, nearly all that is learned. The value is
     the first minus the second plus C ln(mean exp f_z), which is at most 1.72 C T / V.
