@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch.autograd import grad
 
-from mi_loss import log_f, log_softmax, mi_loss, objective, released_parts, token_cross_entropy
+from mi_loss import log_f, log_softmax, mi_loss, objective, token_cross_entropy
 from t5 import PRESETS, T5
 
-each_form = pytest.mark.parametrize("form", ["paper", "kl", "released"])
+OURS = ["paper", "eq9", "kl"]  # with a mask, divided by the sums, without detach
+each_form = pytest.mark.parametrize("form", [*OURS, "released"])
 each_reduce = pytest.mark.parametrize("reduce", ["max", "mean"])
 EVERY = torch.tensor([[True, True]])  # a mask: two positions, no padding
 
@@ -33,37 +34,43 @@ def f(logits, mask, reduce="max"):  # (B, T, V), (B, T) -> (B, V)
 
 # --- a worked example: B = 1, V = 3, T = 2 in both tasks; log p, which serves as logits too
 LABEL = torch.tensor([[[1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 4, 1 / 2]]]).log()
-RATIONALE = torch.tensor([[[1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]]]).log()
+RATIONALE = torch.tensor([[[3 / 4, 1 / 8, 1 / 8], [1 / 4, 1 / 2, 1 / 4]]]).log()
 
 
-def test_worked_example_of_f_and_the_three_forms():
-    """f takes each word's maximum: f_v = 1/2 1/4 1/2, f_z = 1/2 1/2 1/4. Both sum to 5/4.
-    `paper` and `kl` divide by 5/4: P = 2/5 1/5 2/5, Q = 2/5 2/5 1/5. `released` does not.
+def test_worked_example_of_f_and_the_four_forms():
+    """f takes each word's maximum: f_v = 1/2 1/4 1/2, f_z = 3/4 1/2 1/4. They sum to 5/4 and 3/2.
+    All forms but `released` divide by the sums: P = 2/5 1/5 2/5, Q = 1/2 1/3 1/6.
 
-    paper     -sum P ln Q = 3/5 ln(5/2) + 2/5 ln 5 = 0.54977 + 0.64378 = 1.19355
-    kl        sum P ln(P / Q) = 2/5 ln 1 + 1/5 ln(1/2) + 2/5 ln 2 = 1/5 ln 2 = 0.13863
+    paper     -sum P ln Q = 2/5 ln 2 + 1/5 ln 3 + 2/5 ln 6
+              = 4/5 ln 2 + 3/5 ln 3 = 0.55452 + 0.65917 = 1.21369
+    eq9       -sum Q ln P = 1/2 ln(5/2) + 1/3 ln 5 + 1/6 ln(5/2)
+              = 2/3 ln(5/2) + 1/3 ln 5 = 0.61086 + 0.53648 = 1.14734
+    kl        sum P ln(P / Q) = 2/5 ln(4/5) + 1/5 ln(3/5) + 2/5 ln(12/5)
+              = -0.08926 - 0.10217 + 0.35019 = 0.15876
     released  f_z is passed as logits: log-softmax subtracts
-              ln(2 e^(1/2) + e^(1/4)) = ln(3.29744 + 1.28403) = 1.52202 from each;
-              5/4 * 1.52202 - (1/2 * 1/2 + 1/4 * 1/2 + 1/2 * 1/4) = 1.90252 - 0.5 = 1.40252
+              ln(e^(3/4) + e^(1/2) + e^(1/4)) = ln(2.11700 + 1.64872 + 1.28403) = 1.61934 from each;
+              5/4 * 1.61934 - (1/2 * 3/4 + 1/4 * 1/2 + 1/2 * 1/4) = 2.02417 - 0.625 = 1.39917
     """
     assert close(f(LABEL, EVERY), [[1 / 2, 1 / 4, 1 / 2]])
-    assert close(f(RATIONALE, EVERY), [[1 / 2, 1 / 2, 1 / 4]])
+    assert close(f(RATIONALE, EVERY), [[3 / 4, 1 / 2, 1 / 4]])
     assert close(f(LABEL, EVERY, "mean"), [[3 / 8, 1 / 4, 3 / 8]])
-    for form, expected in ("paper", 1.19355), ("kl", 0.13863), ("released", 1.40252):
-        assert close(mi_loss(LABEL, RATIONALE, EVERY, EVERY, form), expected, 5e-6)
+    expected = {"paper": 1.21369, "eq9": 1.14734, "kl": 0.15876, "released": 1.39917}
+    for form, value in expected.items():
+        assert close(mi_loss(LABEL, RATIONALE, EVERY, EVERY, form), value, 5e-6)
 
 
 def test_worked_example_of_the_objective():
     """The target ids are 1, 2 in both tasks (0 is padding).
 
     prediction  -(ln 1/4 + ln 1/2) / 2 = 3/2 ln 2 = 1.03972
-    generation  -(ln 1/4 + ln 1/4) / 2 = 2 ln 2 = 1.38629
-    L           0.5 * 1.03972 + 0.5 * 1.38629 + 0.1 * 1.19355 = 1.33236
+    generation  -(ln 1/8 + ln 1/4) / 2 = 5/2 ln 2 = 1.73287
+    L           0.5 * 1.03972 + 0.5 * 1.73287 + 0.1 * 1.21369 = 1.50766
     """
     ids = torch.tensor([[1, 2]])
-    L, terms = objective(LABEL, ids, RATIONALE, ids)
-    assert L == terms["loss"] and list(terms) == ["loss", "prediction", "generation", "mi"]
-    assert close([*terms.values()], [1.33236, 1.03972, 1.38629, 1.19355], 5e-6)
+    L, terms = objective([LABEL, RATIONALE], [ids, ids])
+    expected = {"prediction": 1.03972, "generation": 1.73287, "mi": 1.21369, "loss": 1.50766}
+    assert L == terms["loss"] and terms.keys() == expected.keys()
+    assert all(close(terms[name], expected[name], 5e-6) for name in terms)
 
 
 # --- the oracle: one example at a time, in loops over lists of numbers
@@ -88,6 +95,8 @@ def mi_loss_in_loops(label_logits, rationale_logits, label_mask, rationale_mask,
         P, Q = [p / sum(f_v) for p in f_v], [p / sum(f_z) for p in f_z]
     if form == "kl":
         return sum(p * math.log(p / q) for p, q in zip(P, Q))
+    if form == "eq9":
+        P, Q = Q, P
     return sum(-p * math.log(q) for p, q in zip(P, Q))
 
 
@@ -96,7 +105,6 @@ torch.manual_seed(0)
 LOGITS = [(3 * torch.randn(3, T, 11)).requires_grad_() for T in (4, 7)]  # label's, rationale's
 MASKS = [torch.arange(T) < torch.tensor([n]).T for T, n in ((4, [4, 1, 2]), (7, [3, 7, 5]))]
 IDS = [mask * torch.randint(1, 11, mask.shape) for mask in MASKS]
-TARGETS = LOGITS[0], IDS[0], LOGITS[1], IDS[1]  # what objective takes
 
 
 def L_CE(form, reduce="max"):
@@ -116,24 +124,26 @@ def test_f_and_mi_loss_equal_the_loops(form, reduce):
 def test_token_cross_entropy_is_the_mean_over_the_tokens_that_are_not_padding():
     pairs = zip(LOGITS[0].flatten(0, 1).tolist(), IDS[0].flatten().tolist())
     expected = sum(-math.log(softmax(row)[i]) for row, i in pairs if i != 0) / (4 + 1 + 2)
-    assert close(token_cross_entropy(log_softmax(LOGITS[0]), IDS[0]), expected)
+    assert close(token_cross_entropy(log_softmax(LOGITS[0]), IDS[0], 7), expected)
 
 
 # --- properties of the objective (Eq. 10)
 def test_alpha3_0_is_distilling_step_by_step_to_the_last_bit(monkeypatch):
     monkeypatch.setattr("mi_loss.mi_loss", None)  # calling it fails
-    DSS = sum(0.5 * token_cross_entropy(log_softmax(x), ids) for x, ids in zip(LOGITS, IDS))
-    L, terms = objective(*TARGETS, alphas=(0.5, 0.5, 0.0))
-    assert L == DSS and list(terms) == ["loss", "prediction", "generation"]
+    label, rationale = map(log_softmax, LOGITS)  # targets of 4 + 1 + 2 and 3 + 7 + 5 tokens
+    DSS = 0.5 * token_cross_entropy(label, IDS[0], 7)
+    DSS = DSS + 0.5 * token_cross_entropy(rationale, IDS[1], 15)
+    L, terms = objective(LOGITS, IDS, alphas=(0.5, 0.5, 0.0))
+    assert L == DSS and list(terms) == ["prediction", "generation", "loss"]
     assert all(map(torch.equal, grad(L, LOGITS), grad(DSS, LOGITS)))
     with pytest.raises(TypeError):
-        objective(*TARGETS)
+        objective(LOGITS, IDS)
 
 
 @each_form
 @each_reduce
 def test_objective_runs_mi_loss_and_its_terms_are_the_parts_of_L_detached(form, reduce):
-    L, terms = objective(*TARGETS, form=form, reduce=reduce)
+    L, terms = objective(LOGITS, IDS, form=form, reduce=reduce)
     assert terms["mi"] == L_CE(form, reduce)
     assert L == 0.5 * terms["prediction"] + 0.5 * terms["generation"] + 0.1 * terms["mi"]
     assert L.requires_grad and not any(term.requires_grad for term in terms.values())
@@ -159,7 +169,7 @@ def test_with_max_only_positions_that_hold_a_maximum_get_a_gradient():
         assert [g[0].any(-1).tolist() for g in grad(loss, logits)] == [moves, moves]
 
 
-# --- what tells the three forms of Eq. 11 apart
+# --- what tells the forms of Eq. 11 apart
 def gradients(form, reduce="max"):  # into the label's logits (None: not at all), the rationale's
     return grad(L_CE(form, reduce), LOGITS, allow_unused=True)
 
@@ -172,7 +182,7 @@ def L_CE_without_padding(form, reduce):  # each example alone
     return sum(losses) / 3
 
 
-@pytest.mark.parametrize("form", ["paper", "kl"])
+@pytest.mark.parametrize("form", OURS)
 @each_reduce
 def test_padding_changes_nothing(form, reduce):
     assert close(L_CE(form, reduce), L_CE_without_padding(form, reduce))
@@ -185,30 +195,46 @@ def test_in_released_padding_counts_so_an_examples_loss_depends_on_its_neighbour
     assert gradients("released", reduce)[1][~MASKS[1]].any()
 
 
-def test_paper_asks_the_rationale_for_every_word_of_the_label_and_for_few_others():
-    """The label is three certain words: f_v over its sum is 1/3 each. A rationale of n certain
-    words that has the three among them gives 1/n each, and L_CE = ln n: 1.10 for n = 3, 1.61 for
-    n = 5. If one of the three is nowhere more probable than p, 1/3 ln(1/p) is added. Gradient
-    descent then raises that word at the one position where it is most probable, whatever the target
-    is there: a student whose rationales lack the label's `)` may learn to add it.
+@each_reduce
+def test_eq9_is_paper_with_the_two_tasks_exchanged(reduce):
+    log_p = [log_softmax(x) for x in LOGITS]
+    assert L_CE("eq9", reduce) == mi_loss(*log_p[::-1], *MASKS[::-1], "paper", reduce)
+    assert not close(L_CE("eq9", reduce), L_CE("paper", reduce), 1e-2)
+
+
+def test_paper_asks_the_rationale_for_the_labels_words_and_eq9_the_label_for_the_rationales():
+    """The label is three certain words, with P = 1/3 each; all other words have a logit of -40. A
+    rationale of n certain words, the three among them, has Q = 1/n for each.
+
+    paper: ln n, 1.10 for n = 3 and 1.61 for n = 5. If one of the three is nowhere more probable
+    than p, 1/3 ln(1/p) is added. Gradient descent then raises that word at the one position where
+    it is most probable, whatever the target is there: a student whose rationales lack the label's
+    `)` may learn to add it.
+    eq9: ln 3, plus 40 times the share of the rationale's words that the label lacks, which gradient
+    descent raises in the label: 1.10 for n = 3 and 17.10 for n = 5.
     """
 
-    def says(words, p):  # (1, T, 12) logits; word 6 has p at position 1, elsewhere less
+    def says(words, p=1.0):  # (1, T, 12) logits; word 6 has p at position 1, elsewhere less
         logits = torch.full((1, len(words), 12), -40.0)
         logits[0, range(len(words)), words] = 0.0
         logits[0, 1, 6] = max(logits[0, 1, 6], math.log(p))
         return logits.requires_grad_()
 
-    def L_CE_of(rationale):
-        log_p = log_softmax(says([5, 6, 1], 1.0)), log_softmax(rationale)
-        return mi_loss(*log_p, *(torch.ones(1, x.shape[1], dtype=torch.bool) for x in log_p))
+    def L_CE_of(rationale, form="paper"):
+        masks = (torch.ones(1, x.shape[1], dtype=torch.bool) for x in (label, rationale))
+        return mi_loss(log_softmax(label), log_softmax(rationale), *masks, form)
 
-    assert close(L_CE_of(says([5, 6, 1], 1.0)), math.log(3))
-    assert close(L_CE_of(says([7, 6, 8, 5, 1], 1.0)), math.log(5))
+    label, same, more = says([5, 6, 1]), says([5, 6, 1]), says([7, 6, 8, 5, 1])
+    assert close(L_CE_of(same), math.log(3)) and close(L_CE_of(more), math.log(5))
     lacks = says([7, 9, 8, 5, 1], 1e-9)
     assert close(L_CE_of(lacks), math.log(5) + math.log(1e9) / 3)
     to_word_6 = grad(L_CE_of(lacks), lacks)[0][0, :, 6]
     assert to_word_6.argmin() == 1 and to_word_6[1] < -0.3 and (to_word_6 < -1e-6).sum() == 1
+
+    assert close(L_CE_of(same, "eq9"), math.log(3))
+    assert close(L_CE_of(more, "eq9"), math.log(3) + 40 * 2 / 5)
+    to_label = grad(L_CE_of(more, "eq9"), label)[0][0].sum(0)
+    assert (to_label < -0.1).nonzero().flatten().tolist() == [7, 8]
 
 
 @each_form
@@ -226,37 +252,33 @@ def test_kl_and_paper_have_the_same_gradient_except_into_the_label(reduce):
     assert close(kl[1], paper[1], 1e-6) and not close(kl[0], paper[0], 1e-3)
 
 
-def test_released_is_pytorchs_cross_entropy_given_probabilities_in_place_of_logits():
-    f_v, f_z = LOGITS[0].detach().softmax(-1).max(1).values, LOGITS[1].softmax(-1).max(1).values
-    expected = torch.nn.CrossEntropyLoss()(f_z, f_v)
-    assert close(L_CE("released"), expected)
-    assert close(gradients("released")[1], grad(expected, LOGITS[1])[0], 1e-6)
-    _, terms = objective(*TARGETS, form="released")
-    rest = (f_v.sum(-1) * f_z.exp().mean(-1).log()).mean()
-    assert close(terms["mi"], terms["mi_constant"] - terms["mi_overlap"] + rest)
-    assert 0 < rest < 1.72 * f_v.sum(-1).mean() * 7 / 11  # T = 7, V = 11
-
-
 def test_nine_tenths_of_released_is_a_constant_and_the_rest_rewards_overlap():
-    """V = 32,128; three label tokens with p = 0.9 each, the rest of p spread over other words.
+    """With C the sum of f_v, `released` is C ln V, which has no gradient, minus the overlap
+    <f_v, f_z>, plus C ln(mean exp f_z). The last is at most (e - 1) C T / V = 1.72 C T / V, with
+    the rationale's T: e^x is at most 1 + (e - 1) x from 0 to 1, and f_z sums to at most T.
 
-    C, the sum of f_v, is 3 * 0.9 + 0.1 = 2.8, and the constant C ln V = 2.8 * 10.3775 = 29.06.
-    A rationale with none of the three tokens has overlap 0, with all of them at 0.9 it has
-    3 * 0.9 * 0.9 = 2.43, at 1 it has 2.7. Since f_z is at most 1, no rationale lowers the value
-    by more than C: at most a fraction 1 / ln V = 0.096 of the constant.
+    Here V is 32,128, and the label three tokens with p = 0.9 each, the rest of p spread over all
+    other words. C is 3 * 0.9 + 0.1 = 2.8, and C ln V is 2.8 * 10.3775 = 29.06. A rationale with
+    none of the three tokens has overlap 0, with all of them at 0.9 it has 3 * 0.9 * 0.9 = 2.43, at
+    1 it has 2.7. Since f_z is at most 1, no rationale lowers the value by more than C: at most a
+    fraction 1 / ln V = 0.096 of the constant.
     """
 
-    def says(words, p):  # (1, T, V) log p
-        log_p = torch.full((1, 3, 32_128), math.log((1 - p) / 32_127))
-        log_p[0, range(3), words] = math.log(p)
+    def says(words, p):  # (1, T, V) log p; in fp64, as the last part is below 1e-3
+        log_p = torch.full((1, len(words), V), math.log((1 - p) / (V - 1)), dtype=torch.float64)
+        log_p[0, range(len(words)), words] = math.log(p)
         return log_p
 
-    mask, best = torch.tensor([[True] * 3]), 1 - 1e-6
-    for words, p, overlap in ([7, 8, 9], 0.9, 0), ([6, 5, 1], 0.9, 2.43), ([6, 5, 1], best, 2.7):
+    V, one = 32_128, 1 - 1e-6
+    cases = ([7, 8, 9, 4], 0.9, 0), ([6, 5, 7, 1], 0.9, 2.43), ([6, 5, 1], one, 2.7)
+    for words, p, expected in cases:
         log_p = says([5, 6, 1], 0.9), says(words, p)
-        value, parts = mi_loss(*log_p, mask, mask, "released"), released_parts(*log_p, "max")
-        assert close([value, *parts], [29.06 - overlap, 29.06, overlap], 2e-4)
-        assert value > (1 - 1 / math.log(32_128)) * parts[0]
+        f_v, f_z = (log_f(x, None, "max").exp() for x in log_p)
+        value, C, overlap = mi_loss(*log_p, None, None, "released"), f_v.sum(), (f_v * f_z).sum()
+        assert [C * math.log(V), overlap] == pytest.approx([29.06, expected], abs=5e-3)
+        rest = value - (C * math.log(V) - overlap)
+        assert close(rest, C * f_z.exp().mean().log(), 1e-9)
+        assert 0 < rest < (math.e - 1) * C * len(words) / V and overlap < C < 0.097 * 29.06
 
 
 # --- a tiny T5 on four random examples
@@ -270,7 +292,7 @@ def thirty_steps(seed, alpha3):
     log = []
     for _ in range(30):
         logits = model(predict, label_ids), model(explain, rationale_ids)
-        L, terms = objective(logits[0], label_ids, logits[1], rationale_ids, (0.5, 0.5, alpha3))
+        L, terms = objective(logits, [label_ids, rationale_ids], (0.5, 0.5, alpha3))
         optimiser.zero_grad()
         L.backward()
         optimiser.step()

@@ -8,7 +8,6 @@
 Letters: B batch, S source length, T target length, D model width, V vocabulary.
 """
 
-import argparse
 import hashlib
 import json
 import math
@@ -36,27 +35,25 @@ import t5
 from t5 import check
 
 
-def training_loss(model, sources, targets, args, totals=None):
-    """The loss that a step minimises -> L and its terms by name, detached, in nats.
+def training_loss(model, sources, targets, alphas, form, reduce, totals=None):
+    """Return the loss of a batch, to minimise, and its terms by name, detached, in nats.
 
     sources: (B, S) ids of the texts, or for two tasks (2 B, S): B times `predict: TEXT`, then B
     times `explain: TEXT`. targets: [(B, T) ids] for each task: labels, then rationales (`single`:
-    both in one sequence, whose loss is the term "prediction"). totals: see `data.collate`.
+    both in one sequence, whose loss is the term "prediction"). For the rest, of which one task
+    takes totals[0] alone, see `mi_loss.objective`.
     """
     B = len(targets[0])
     encoded = model.encode(sources)  # all tasks in one pass: (B, S, D) or (2 B, S, D)
     logits = []  # of each task: (B, T, V); the decoder reads the targets before each position
     for target, task_encoded, source in zip(targets, encoded.split(B), sources.split(B)):
         logits.append(model.logits(model.decode(target, task_encoded, source)))
-    if len(targets) == 1:  # finetune: TEXT -> LABEL; single: TEXT -> RATIONALE and LABEL
-        tokens = totals[0] if totals else None
-        loss = mi_loss.token_cross_entropy(mi_loss.log_softmax(logits[0]), targets[0], tokens)
-        return loss, {"loss": loss.detach(), "prediction": loss.detach()}
-    alpha1, alpha2, alpha3 = args.alphas
-    alphas = alpha1, alpha2, alpha3 if args.method == "mi" else 0.0
-    return mi_loss.objective(
-        logits[0], targets[0], logits[1], targets[1], alphas, args.mi, args.reduce, totals
-    )
+    if len(targets) == 2:
+        return mi_loss.objective(logits, targets, alphas, form, reduce, totals)
+    # one task: finetune, TEXT -> LABEL, or single, TEXT -> RATIONALE and LABEL
+    tokens = totals[0] if totals else (targets[0] != 0).sum()
+    loss = mi_loss.token_cross_entropy(mi_loss.log_softmax(logits[0]), targets[0], tokens)
+    return loss, {"loss": loss.detach(), "prediction": loss.detach()}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -65,7 +62,12 @@ def training_loss(model, sources, targets, args, totals=None):
 AUTHORS = {"steps": 10_000, "lr": 5e-5}  # the authors' code's defaults; the paper states neither
 TOY = {"steps": 1_500, "lr": 4e-3}
 ALPHAS = [0.5, 0.5, 0.1]  # the paper's
-FORMS = ("paper", "kl", "released")
+FORMS = {  # of L_CE
+    "paper": "-sum P ln Q, the label's features P are the target",
+    "eq9": "-sum Q ln P, the rationale's features Q are the target",
+    "kl": "KL(P || Q), Table 5",
+    "released": "as in the authors' code",
+}
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")  # tf32: fp32 with tf32 matrix products
 TERMS = ("loss", "prediction", "generation", "mi")
 KEPT = "what was saved before is kept"
@@ -84,7 +86,8 @@ def parse(argv=None):
     add("--dataset", default="toy", help="toy (default), svamp, cqa, anli1, esnli, or a folder")
     add("--size", choices=t5.PRESETS, help="default: tiny for toy, else small")
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
-    add("--mi", choices=FORMS, default="paper", help="form of Eq. 11 (kl: Table 5); default: paper")
+    forms = "; ".join(f"{form}: {words}" for form, words in FORMS.items())
+    add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}. Default: paper")
     add("--reduce", choices=["max", "mean"], default="max", help="over positions (Table 4)")
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's (Table 3)")
     add("--subsample", type=float, default=1.0, metavar="F", help="share of train (Figures 2, 3)")
@@ -127,6 +130,8 @@ def parse(argv=None):
         parser.error(f"--subsample: expected at most 1, found {args.subsample}")
     if not all(0 <= number < 2**63 for number in (*args.alphas, args.seed)):
         parser.error("--alphas, --seed: expected at least 0 and below 2**63")
+    if args.method == "dss":
+        args.alphas = [*args.alphas[:2], 0.0]  # Eq. 10 without L_CE
     if args.compile and not shutil.which(os.environ.get("CXX", "g++")):
         parser.error("--compile: found no C++ compiler: install g++, or name yours in CXX")
     return args
@@ -134,7 +139,7 @@ def parse(argv=None):
 
 def run_name(args):
     """dataset-size-method, every other setting that changes the result, and the seed."""
-    defaults = parse(["--dataset", args.dataset])
+    defaults = parse(["--dataset", args.dataset, "--method", args.method])
     name = f"{data.title(args.dataset)}-{args.size}-{args.method}"
     for flag, value in vars(args).items():
         if flag not in UNNAMED and value != getattr(defaults, flag):
@@ -333,14 +338,13 @@ def accuracy(student, examples):
 @torch.no_grad()
 def validation_mi(model, rows, args, collate, autocast):
     """L_CE of the validation set, of `dss` too, which is not trained on it."""
-    mi_args = argparse.Namespace(**vars(args) | {"method": "mi", "alphas": [0.0, 0.0, 1.0]})
-    total = 0.0
+    total, alphas = 0.0, (0.0, 0.0, 1.0)  # L_CE alone
     model.eval()
     for first in range(0, len(rows), args.batch_size):
         micro_batches, _ = collate(rows[first : first + args.batch_size])
         for sources, targets in micro_batches:
             with autocast():
-                _, terms = training_loss(model, sources, targets, mi_args)
+                _, terms = training_loss(model, sources, targets, alphas, args.mi, args.reduce)
             total += terms["mi"].item() * len(targets[0])
     model.train()
     return sum_over_processes(total) / len(rows)
@@ -429,7 +433,9 @@ def main(argv=None):
         terms = {}
         for sources, targets in micro_batches:
             with autocast():
-                loss, parts = loss_of(model, sources, targets, args, totals)
+                loss, parts = loss_of(
+                    model, sources, targets, args.alphas, args.mi, args.reduce, totals
+                )
             scaler.scale(loss).backward()
             for term, part in parts.items():
                 terms[term] = terms.get(term, 0.0) + part

@@ -132,7 +132,6 @@ class Case(NamedTuple):
 
 def our_step(case, micro_batch=None, compiled=False):
     """train.py's step."""
-    args = train.parse(["--dataset", "svamp"])
     torch.manual_seed(0)
     model = t5.T5(case.config()).to(case.device).train()
     micro_batch = micro_batch or train.default_micro_batch(case.device, case.vocabulary)
@@ -142,7 +141,7 @@ def our_step(case, micro_batch=None, compiled=False):
         micro_batches, totals = data.collate(rows, case.device, micro_batch=micro_batch)
         for sources, targets in micro_batches:
             with case.autocast():
-                loss, _ = loss_of(model, sources, targets, args, totals)
+                loss, _ = loss_of(model, sources, targets, train.ALPHAS, "paper", "max", totals)
             yield loss
 
     return case.step_of(model, losses)
@@ -172,9 +171,9 @@ def their_step(case, micro_batch=None):
         label, rationale = (
             model(input_ids=ids, attention_mask=mask, labels=labels) for ids, mask, labels in tasks
         )
-        f_V = label.logits.detach().softmax(-1).max(1).values
-        f_Z = rationale.logits.softmax(-1).max(1).values
-        return 0.5 * label.loss + 0.5 * rationale.loss + 0.1 * F.cross_entropy(f_Z, f_V)
+        f_v = label.logits.detach().softmax(-1).max(1).values
+        f_z = rationale.logits.softmax(-1).max(1).values
+        return 0.5 * label.loss + 0.5 * rationale.loss + 0.1 * F.cross_entropy(f_z, f_v)
 
     def losses(rows):
         rows = sorted(rows, key=lambda row: len(row[1][1]))

@@ -32,11 +32,12 @@ def weighted_terms(model, sources, targets, reduce):
         log_softmax(model.logits(model.decode(ids, task_encoded, source)))
         for ids, task_encoded, source in zip(targets, encoded.split(B), sources.split(B))
     )
+    tokens = [mask.sum() for mask in masks]
     terms = [
-        ("0.5 L_prediction", 0.5 * token_cross_entropy(label, targets[0])),
-        ("0.5 L_generation", 0.5 * token_cross_entropy(rationale, targets[1])),
+        ("0.5 L_prediction", 0.5 * token_cross_entropy(label, targets[0], tokens[0])),
+        ("0.5 L_generation", 0.5 * token_cross_entropy(rationale, targets[1], tokens[1])),
     ]
-    for form in ("paper", "released", "kl"):
+    for form in ("paper", "eq9", "released", "kl"):
         for name, log_p in (
             (f"0.1 L_CE, {form}", (label, rationale)),
             ("    through the label", (label, rationale.detach())),

@@ -53,12 +53,13 @@ def terms_and_gradients(
 ):
     """What train.py computes of a batch, without dropout: {term: number}, {parameter: gradient}."""
     model, terms = deepcopy(model).to(device).eval(), {}
-    args = train.parse(["--mi", mi, "--reduce", reduce])
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     micro_batches, totals = data.collate(rows, device, 0, 1, micro_batch, mi != "released")
     for sources, targets in micro_batches:
         with torch.autocast(device, dtype, enabled=dtype is not None):
-            loss, parts = train.training_loss(model, sources, targets, args, totals)
+            loss, parts = train.training_loss(
+                model, sources, targets, train.ALPHAS, mi, reduce, totals
+            )
         scaler.scale(loss).backward()
         for name, part in parts.items():
             terms[name] = terms.get(name, 0.0) + part.item()
@@ -82,7 +83,7 @@ def test_logits_are_those_of_the_cpu_one_row_at_a_time(device, config):
 
 @on_each_device
 @both_versions
-@pytest.mark.parametrize("mi", ["paper", "kl", "released"])
+@pytest.mark.parametrize("mi", train.FORMS)
 @pytest.mark.parametrize("reduce", ["max", "mean"])
 def test_terms_and_gradients_are_those_of_the_cpu_one_example_at_a_time(device, config, mi, reduce):
     model, rows = lively(t5.T5, config), made_up(config, LENGTHS)
