@@ -34,7 +34,7 @@ def log_f(log_p, mask, reduce):  # (B, T, V), (B, T) or None -> log f: (B, V)
     if mask is not None:
         log_p = log_p.masked_fill(~mask[..., None], -math.inf)  # p = 0 at padding
     if reduce == "max":
-        return log_p.max(1).values  # log max p = max log p
+        return log_p.max(1).values  # log max p = max log p; amax would share a gradient among ties
     assert reduce == "mean", f"reduce is max or mean, not {reduce}"
     return log_p.logsumexp(1) - math.log(log_p.shape[1])  # this T counts padding
 
@@ -79,12 +79,11 @@ def token_cross_entropy(log_p, ids, tokens):  # (B, T, V), (B, T) -> scalar, in 
 
 
 def objective(logits, targets, alphas=(0.5, 0.5, 0.1), form="paper", reduce="max", totals=None):
-    """Return L (Eq. 10), to minimise, and its terms and itself by name, detached, in nats.
+    """Return the loss L (Eq. 10), and L and its terms by name, detached: scalars, in nats.
 
-    Pairs, the label's first: (B, T, V) logits, (B, T) target ids. With alpha3 = 0, which is
-    Distilling Step-by-Step, L_CE is not computed. For a part of a batch, `totals` are the batch's
-    numbers of label tokens, rationale tokens and examples: the parts' losses then add up to the
-    batch's (`released`: if every part keeps the padding of the batch).
+    Pairs, the label's first: (B, T, V) logits, (B, T) target ids. alpha3 = 0 is Distilling
+    Step-by-Step, without L_CE. Where the rows are a part of a batch, and `released` padded like it,
+    `totals` are its label tokens, rationale tokens and examples: its parts' losses add up to its L.
     """
     alpha1, alpha2, alpha3 = alphas
     masks = [ids != 0 for ids in targets]
