@@ -4,7 +4,7 @@
     python -m pytest test_mi_loss.py -k worked_example
 
 In order: an example worked by hand; the method again in plain loops, without tensors; properties,
-one a test, whose name is the claim; a tiny T5 that learns. The letters are those of `mi_loss.py`.
+one per test, whose name is the claim; a tiny T5 that learns. The letters are those of `mi_loss.py`.
 Number formats, devices and parts of a batch are tested in `tests/test_loss_numerics.py`.
 """
 
