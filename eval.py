@@ -673,10 +673,10 @@ def paper_order(row):  # of rows: size, method, what else a run's name says
 
 
 def paper_row(row):
-    """Return the row of PAPER that a row of runs is a reading of, if PAPER has it.
+    """Return a row's name without what the paper leaves open: it may be a key of PAPER.
 
-    The paper leaves open T5's version (its text and its code differ), the direction of Eq. 11 (as
-    do these) and the precision.
+    T5's version and the form of L_CE are open, since the paper's text and code differ and Eq. 11
+    can be read in two directions; and so is the precision.
     """
     return re.sub(r"^v1_1-|-mi_(eq9|released)|-precision_[a-z0-9]+", "", row)
 

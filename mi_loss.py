@@ -8,11 +8,11 @@ Findings of ACL. Pure functions of tensors that need no other file; `test_mi_los
     f         softmax over the vocabulary at each position, then the maximum over positions
               (Table 4: or the mean); f_v is f of the label's logits, f_z of the rationale's
     P, Q      f_v / sum f_v and f_z / sum f_z
-    L_CE      l(f_z, f_v), a cross-entropy (Eq. 11); `form` says which:
-    paper     -sum P ln Q: the label's features are the target, as in the authors' call, which has
-              the two in the order of PyTorch, cross_entropy(input, target)
-    eq9       -sum Q ln P: the rationale's are, as Eq. 9 and 11 say if they are read as
-              mathematics: CE(p, q) = -sum p ln q, and the rationale's features stand for p(z|v)
+    L_CE      l(f_z, f_v), in the paper a cross-entropy (Eq. 11); `form` is what is computed:
+    paper     -sum P ln Q: the label's features are the target. Eq. 11 is read as PyTorch's
+              cross_entropy(input, target), which is also the authors' call
+    eq9       -sum Q ln P: the rationale's features are the target. Eq. 9 and 11 are read as
+              CE(p, q) = -sum p ln q, with the rationale's features for p(z|v)
     kl        KL(P || Q): our reading of Table 5's baseline
     released  what the authors' code computes
 
@@ -36,7 +36,7 @@ def log_f(log_p, mask, reduce):  # (B, T, V), (B, T) or None -> log f: (B, V)
     if reduce == "max":
         return log_p.max(1).values  # log max p = max log p; amax would share a gradient among ties
     assert reduce == "mean", f"reduce is max or mean, not {reduce}"
-    return log_p.logsumexp(1) - math.log(log_p.shape[1])  # this T counts padding
+    return log_p.logsumexp(1) - math.log(log_p.shape[1])  # padded T, which log_normalize cancels
 
 
 def log_normalize(log_x):  # (B, V) -> log(x / sum x): (B, V); a factor of x, such as 1 / T, cancels
@@ -49,7 +49,7 @@ def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="pape
     (B, T, V) log-probabilities; (B, T) bool masks, false at padding, with a true in every row.
     """
     if form == "released":
-        return released_mi_loss(label_log_p, rationale_log_p, reduce)
+        return released_mi_loss(label_log_p, rationale_log_p, reduce)  # without masks
     log_P = log_normalize(log_f(label_log_p, label_mask, reduce))
     log_Q = log_normalize(log_f(rationale_log_p, rationale_mask, reduce))
     P, Q = log_P.exp(), log_Q.exp()
@@ -82,8 +82,8 @@ def objective(logits, targets, alphas=(0.5, 0.5, 0.1), form="paper", reduce="max
     """Return the loss L (Eq. 10), and L and its terms by name, detached: scalars, in nats.
 
     Pairs, the label's first: (B, T, V) logits, (B, T) target ids. alpha3 = 0 is Distilling
-    Step-by-Step, without L_CE. Where the rows are a part of a batch, and `released` padded like it,
-    `totals` are its label tokens, rationale tokens and examples: its parts' losses add up to its L.
+    Step-by-Step, without L_CE. For a part of a batch (`released`: padded like the batch), `totals`
+    are the batch's label tokens, rationale tokens and examples: the parts' losses sum to its L.
     """
     alpha1, alpha2, alpha3 = alphas
     masks = [ids != 0 for ids in targets]

@@ -18,8 +18,7 @@ from torch.autograd import grad
 from mi_loss import log_f, log_softmax, mi_loss, objective, token_cross_entropy
 from t5 import PRESETS, T5
 
-OURS = ["paper", "eq9", "kl"]  # with a mask, divided by the sums, without detach
-each_form = pytest.mark.parametrize("form", [*OURS, "released"])
+each_form = pytest.mark.parametrize("form", ["paper", "eq9", "kl", "released"])
 each_reduce = pytest.mark.parametrize("reduce", ["max", "mean"])
 EVERY = torch.tensor([[True, True]])  # a mask: two positions, no padding
 
@@ -121,7 +120,7 @@ def test_f_and_mi_loss_equal_the_loops(form, reduce):
     assert close(L_CE(form, reduce), sum(losses) / 3)
 
 
-def test_token_cross_entropy_is_the_mean_over_the_tokens_that_are_not_padding():
+def test_token_cross_entropy_sums_over_all_but_padding_and_divides_by_tokens():
     pairs = zip(LOGITS[0].flatten(0, 1).tolist(), IDS[0].flatten().tolist())
     expected = sum(-math.log(softmax(row)[i]) for row, i in pairs if i != 0) / (4 + 1 + 2)
     assert close(token_cross_entropy(log_softmax(LOGITS[0]), IDS[0], 7), expected)
@@ -150,7 +149,7 @@ def test_objective_runs_mi_loss_and_its_terms_are_the_parts_of_L_detached(form, 
 
 
 # --- properties of f in Eq. 11
-def test_a_mean_sums_to_1_and_a_maximum_to_between_1_and_T():
+def test_without_padding_a_mean_sums_to_1_and_a_maximum_to_between_1_and_T():
     assert close(f(LOGITS[0], None, "mean").sum(-1), [1.0, 1.0, 1.0])
     assert close(f(LOGITS[0], MASKS[0], "mean").sum(-1), [4 / 4, 1 / 4, 2 / 4])  # p = 0 at padding
     sums = f(LOGITS[0], MASKS[0]).sum(-1)
@@ -160,7 +159,7 @@ def test_a_mean_sums_to_1_and_a_maximum_to_between_1_and_T():
 
 
 def test_with_max_only_positions_that_hold_a_maximum_get_a_gradient():
-    """The maxima are 0.6 (t = 0), 0.3 (t = 0) and 0.7 (t = 1); t = 2 hedges and holds none."""
+    """The maxima are 0.6 (t = 1), 0.3 (t = 1) and 0.7 (t = 2); t = 3 hedges and holds none."""
     p = torch.tensor([[[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.4, 0.2, 0.4]]])
     logits = p.roll(1, -1).log().requires_grad_(), p.log().requires_grad_()
     mask = torch.tensor([[True, True, True]])
@@ -174,32 +173,20 @@ def gradients(form, reduce="max"):  # into the label's logits (None: not at all)
     return grad(L_CE(form, reduce), LOGITS, allow_unused=True)
 
 
-def L_CE_without_padding(form, reduce):  # each example alone
-    losses = []
-    for b in range(3):
-        row = [x[b : b + 1, mask[b]] for x, mask in zip((*LOGITS, *MASKS), MASKS * 2)]
-        losses.append(mi_loss(*map(log_softmax, row[:2]), *row[2:], form, reduce))
-    return sum(losses) / 3
-
-
-@pytest.mark.parametrize("form", OURS)
+@each_form
 @each_reduce
-def test_padding_changes_nothing(form, reduce):
-    assert close(L_CE(form, reduce), L_CE_without_padding(form, reduce))
-    assert not gradients(form, reduce)[1][~MASKS[1]].any()
-
-
-@each_reduce
-def test_in_released_padding_counts_so_an_examples_loss_depends_on_its_neighbours(reduce):
-    assert not close(L_CE("released", reduce), L_CE_without_padding("released", reduce), 1e-3)
-    assert gradients("released", reduce)[1][~MASKS[1]].any()
+def test_padding_counts_in_released_alone_where_an_example_depends_on_its_neighbours(form, reduce):
+    longer = [torch.cat([x, 9 * torch.eye(2, 11).expand(3, 2, 11)], 1) for x in LOGITS]
+    masks = [torch.cat([mask, torch.zeros(3, 2, dtype=torch.bool)], 1) for mask in MASKS]
+    same = close(mi_loss(*map(log_softmax, longer), *masks, form, reduce), L_CE(form, reduce))
+    at_padding = gradients(form, reduce)[1][~MASKS[1]]
+    assert same == (not at_padding.any()) == (form != "released")
 
 
 @each_reduce
 def test_eq9_is_paper_with_the_two_tasks_exchanged(reduce):
     log_p = [log_softmax(x) for x in LOGITS]
     assert L_CE("eq9", reduce) == mi_loss(*log_p[::-1], *MASKS[::-1], "paper", reduce)
-    assert not close(L_CE("eq9", reduce), L_CE("paper", reduce), 1e-2)
 
 
 def test_paper_asks_the_rationale_for_the_labels_words_and_eq9_the_label_for_the_rationales():
@@ -210,8 +197,8 @@ def test_paper_asks_the_rationale_for_the_labels_words_and_eq9_the_label_for_the
     than p, 1/3 ln(1/p) is added. Gradient descent then raises that word at the one position where
     it is most probable, whatever the target is there: a student whose rationales lack the label's
     `)` may learn to add it.
-    eq9: ln 3, plus 40 times the share of the rationale's words that the label lacks, which gradient
-    descent raises in the label: 1.10 for n = 3 and 17.10 for n = 5.
+    eq9: ln 3, plus 40 times the share of the rationale's words that the label lacks: 1.10 for n = 3
+    and 17.10 for n = 5. Gradient descent raises those words in the label.
     """
 
     def says(words, p=1.0):  # (1, T, 12) logits; word 6 has p at position 1, elsewhere less
@@ -247,24 +234,25 @@ def test_the_gradient_reaches_both_tasks_but_in_released_the_rationale_alone(for
 
 @each_reduce
 def test_kl_and_paper_have_the_same_gradient_except_into_the_label(reduce):
-    """They differ by the entropy of f_v over its sum, a constant for the rationale (Table 5)."""
+    """They differ by the entropy of P, which does not depend on the rationale (Table 5)."""
     kl, paper = gradients("kl", reduce), gradients("paper", reduce)
     assert close(kl[1], paper[1], 1e-6) and not close(kl[0], paper[0], 1e-3)
 
 
-def test_nine_tenths_of_released_is_a_constant_and_the_rest_rewards_overlap():
+def test_released_is_a_constant_minus_an_overlap_of_at_most_a_tenth_of_it():
     """With C the sum of f_v, `released` is C ln V, which has no gradient, minus the overlap
-    <f_v, f_z>, plus C ln(mean exp f_z). The last is at most (e - 1) C T / V = 1.72 C T / V, with
-    the rationale's T: e^x is at most 1 + (e - 1) x from 0 to 1, and f_z sums to at most T.
+    <f_v, f_z>, plus C ln(mean exp f_z), the mean over words. This rest is below (e - 1) C T / V =
+    1.72 C T / V, with the rationale's T: e^x is at most 1 + (e - 1) x from 0 to 1, f_z sums to at
+    most T, and ln(1 + y) is at most y. As f_z is at most 1, the overlap is at most C, a fraction
+    1 / ln V of C ln V.
 
-    Here V is 32,128, and the label three tokens with p = 0.9 each, the rest of p spread over all
-    other words. C is 3 * 0.9 + 0.1 = 2.8, and C ln V is 2.8 * 10.3775 = 29.06. A rationale with
-    none of the three tokens has overlap 0, with all of them at 0.9 it has 3 * 0.9 * 0.9 = 2.43, at
-    1 it has 2.7. Since f_z is at most 1, no rationale lowers the value by more than C: at most a
-    fraction 1 / ln V = 0.096 of the constant.
+    Here V is 32,128, so 1 / ln V = 0.096. The label is three tokens with p = 0.9 each, the rest of
+    p spread over all other words: C is 3 * 0.9 + 0.1 = 2.8, and C ln V is 2.8 * 10.3775 = 29.06. A
+    rationale with none of the three has overlap 0 (2e-5), with all of them at 0.9 it has
+    3 * 0.9 * 0.9 = 2.43, at 1 it has 2.7.
     """
 
-    def says(words, p):  # (1, T, V) log p; in fp64, as the last part is below 1e-3
+    def log_p_of(words, p):  # (1, T, V); in fp64, as the rest is below 1e-3
         log_p = torch.full((1, len(words), V), math.log((1 - p) / (V - 1)), dtype=torch.float64)
         log_p[0, range(len(words)), words] = math.log(p)
         return log_p
@@ -272,13 +260,13 @@ def test_nine_tenths_of_released_is_a_constant_and_the_rest_rewards_overlap():
     V, one = 32_128, 1 - 1e-6
     cases = ([7, 8, 9, 4], 0.9, 0), ([6, 5, 7, 1], 0.9, 2.43), ([6, 5, 1], one, 2.7)
     for words, p, expected in cases:
-        log_p = says([5, 6, 1], 0.9), says(words, p)
+        log_p = log_p_of([5, 6, 1], 0.9), log_p_of(words, p)
         f_v, f_z = (log_f(x, None, "max").exp() for x in log_p)
         value, C, overlap = mi_loss(*log_p, None, None, "released"), f_v.sum(), (f_v * f_z).sum()
         assert [C * math.log(V), overlap] == pytest.approx([29.06, expected], abs=5e-3)
         rest = value - (C * math.log(V) - overlap)
         assert close(rest, C * f_z.exp().mean().log(), 1e-9)
-        assert 0 < rest < (math.e - 1) * C * len(words) / V and overlap < C < 0.097 * 29.06
+        assert rest < (math.e - 1) * C * len(words) / V
 
 
 # --- a tiny T5 on four random examples
@@ -303,5 +291,5 @@ def thirty_steps(seed, alpha3):
 def test_a_tiny_t5_learns_the_three_terms_and_the_same_again_from_the_same_seed():
     log, without = thirty_steps(seed=0, alpha3=0.1), thirty_steps(seed=0, alpha3=1e-9)
     assert all(log[-1][name] < log[0][name] for name in ("loss", "prediction", "generation", "mi"))
-    assert log[-1]["mi"] < 0.8 * without[-1]["mi"]  # alone, the cross-entropies don't lower it
+    assert log[-1]["mi"] < log[0]["mi"] < without[-1]["mi"]  # alone, the cross-entropies raise it
     assert log == thirty_steps(seed=0, alpha3=0.1)

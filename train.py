@@ -40,8 +40,8 @@ def training_loss(model, sources, targets, alphas, form, reduce, totals=None):
 
     sources: (B, S) ids of the texts, or for two tasks (2 B, S): B times `predict: TEXT`, then B
     times `explain: TEXT`. targets: [(B, T) ids] for each task: labels, then rationales (`single`:
-    both in one sequence, whose loss is the term "prediction"). For the rest, of which one task
-    takes totals[0] alone, see `mi_loss.objective`.
+    both in one sequence, whose loss is the term "prediction"). For the other arguments see
+    `mi_loss.objective`; with one task only totals[0] is used.
     """
     B = len(targets[0])
     encoded = model.encode(sources)  # all tasks in one pass: (B, S, D) or (2 B, S, D)
@@ -88,7 +88,12 @@ def parse(argv=None):
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
     forms = "; ".join(f"{form}: {words}" for form, words in FORMS.items())
     add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}. Default: paper")
-    add("--reduce", choices=["max", "mean"], default="max", help="over positions (Table 4)")
+    add(
+        "--reduce",
+        choices=["max", "mean"],
+        default="max",
+        help="of positions (Table 4); default: max",
+    )
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's (Table 3)")
     add("--subsample", type=float, default=1.0, metavar="F", help="share of train (Figures 2, 3)")
     add("--by-value", action="store_true", help="compare a folder's answers as arithmetic")
