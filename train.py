@@ -88,12 +88,7 @@ def parse(argv=None):
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
     forms = "; ".join(f"{form}: {words}" for form, words in FORMS.items())
     add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}. Default: paper")
-    add(
-        "--reduce",
-        choices=["max", "mean"],
-        default="max",
-        help="of positions (Table 4); default: max",
-    )
+    add("--reduce", choices=["max", "mean"], default="max", help="max by default; mean: Table 4")
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's (Table 3)")
     add("--subsample", type=float, default=1.0, metavar="F", help="share of train (Figures 2, 3)")
     add("--by-value", action="store_true", help="compare a folder's answers as arithmetic")
