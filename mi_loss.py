@@ -56,9 +56,9 @@ def mi_loss(label_log_p, rationale_log_p, label_mask, rationale_mask, form="pape
     if form == "kl":
         return (P * (log_P - log_Q)).sum(-1).mean()  # Table 5
     if form == "eq9":
-        return -(Q * log_P).sum(-1).mean()  # Eq. 9
+        return -(Q * log_P).sum(-1).mean()  # Eq. 9 and 11, as mathematics
     assert form == "paper", f"form is paper, eq9, kl or released, not {form}"
-    return -(P * log_Q).sum(-1).mean()  # Eq. 11
+    return -(P * log_Q).sum(-1).mean()  # Eq. 11, as the authors' call
 
 
 def released_mi_loss(label_log_p, rationale_log_p, reduce="max"):
