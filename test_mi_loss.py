@@ -193,10 +193,10 @@ def test_paper_asks_the_rationale_for_the_labels_words_and_eq9_the_label_for_the
     """The label is three certain words, with P = 1/3 each; all other words have a logit of -40. A
     rationale of n certain words, the three among them, has Q = 1/n for each.
 
-    paper: ln n, 1.10 for n = 3 and 1.61 for n = 5. If one of the three is nowhere more probable
-    than p, 1/3 ln(1/p) is added. Gradient descent then raises that word at the one position where
-    it is most probable, whatever the target is there: a student whose rationales lack the label's
-    `)` may learn to add it.
+    paper: ln n, 1.10 for n = 3 and 1.61 for n = 5. If one of the three has at most p at every
+    position, at least 1/3 ln(1/p) is added. Gradient descent then raises that word at the one
+    position where it is most probable, whatever the target is there: a student whose rationales
+    lack the label's `)` may learn to add it.
     eq9: ln 3, plus 40 times the share of the rationale's words that the label lacks: 1.10 for n = 3
     and 17.10 for n = 5. Gradient descent raises those words in the label.
     """
@@ -234,7 +234,7 @@ def test_the_gradient_reaches_both_tasks_but_in_released_the_rationale_alone(for
 
 @each_reduce
 def test_kl_and_paper_have_the_same_gradient_except_into_the_label(reduce):
-    """They differ by the entropy of P, which does not depend on the rationale (Table 5)."""
+    """They differ by the entropy of P, which does not depend on the rationale."""
     kl, paper = gradients("kl", reduce), gradients("paper", reduce)
     assert close(kl[1], paper[1], 1e-6) and not close(kl[0], paper[0], 1e-3)
 
