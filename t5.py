@@ -62,13 +62,13 @@ PRESETS = {  # parameters
 # ------------------------------------------------------------------------------------------------
 # the layers
 
-# cuDNN's attention, the default on H100, is planned anew for each shape of a batch; under a mask it
-# may give NaN gradients where a row's scores are far below 0 (pytorch/pytorch#196678).
+# cuDNN's attention, the default on H100, makes a new plan for each shape; under a mask it may give
+# NaN gradients in rows with scores far below 0 (pytorch/pytorch#196678).
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root of the mean square, in fp32: no mean is subtracted, no bias added."""
+    """Division by the root of the mean square, in fp32, without a mean or a bias."""
 
     def __init__(self, D):
         super().__init__()
@@ -95,7 +95,7 @@ class Attention(nn.Module):
     def forward(self, x, keys, values, bias):
         """(B, T, D) -> (B, T, D). `bias` is added to the scores, (B, H, T, S)."""
         q, dropout = self.heads(self.q(x)), self.dropout if self.training else 0.0
-        # T5 does not divide the scores by sqrt(K): its initial q is that much smaller instead
+        # no division by sqrt(K): in T5 this factor is part of q's initialisation
         out = F.scaled_dot_product_attention(q, keys, values, bias, dropout, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
 
@@ -112,10 +112,10 @@ class FeedForward(nn.Module):
     def forward(self, x):  # (B, T, D) -> (B, T, D)
         up = self.up(x)
         if self.gate is None:
-            h = up.relu_()  # in place: nothing else needs `up`
+            h = up.relu_()  # in place, which saves memory
         else:  # in fp32, since the product may exceed fp16's range
             h = F.gelu(self.gate(x), approximate="tanh").float() * up
-        if up.dtype == torch.half:  # under fp16, `down` would exceed its largest number, 65,504
+        if up.dtype == torch.half:  # the product would exceed fp16's largest number, 65,504
             with torch.autocast(x.device.type, enabled=False):
                 return self.down(self.dropout(h.float()))
         return self.down(self.dropout(h))
@@ -144,7 +144,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x, bias, cross_kv, cross_bias, cache=None):
         """(B, T, D) -> (B, T, D). `cross_kv`: keys and values of the encoder's output. `cache`:
-        those of the positions so far; this one's (T = 1) are written at its end."""
+        those of the positions so far, with room at the end for this position's (T = 1)."""
         h = self.attention_norm(x)
         keys, values = self.attention.keys_values(h)
         if cache is not None:
@@ -156,7 +156,7 @@ class DecoderBlock(nn.Module):
 
 
 def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
-    """The row of the bias table for a key position minus a query position (any shape, integers).
+    """Return the rows of the bias table for key minus query positions (any shape, integers).
 
     In each direction half of the buckets hold one distance each; the widths of the others grow
     logarithmically up to max_distance. Bidirectional: the first half of the table is for keys to
@@ -169,7 +169,7 @@ def relative_bucket(distance, bidirectional, num_buckets=32, max_distance=128):
         offset, distance = 0, (-distance).clamp(min=0)
     exact = num_buckets // 2
     ratio = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact)
-    # a bucket begins at a whole number, which another device may round to a little below it
+    # 1e-4: where a bucket begins, the result is a whole number that a device may round down
     wide = (exact + (ratio * (num_buckets - exact) + 1e-4).long()).clamp(max=num_buckets - 1)
     return offset + torch.where(distance < exact, distance, wide)
 
@@ -178,7 +178,7 @@ MASKED = -30_000.0  # added to a score that must not count; fits in fp16, unlike
 
 
 class RelativeBias(nn.Embedding):
-    """A learned addition to each head's scores, one for each bucket of relative distances."""
+    """A learned addition to the scores, one per head and bucket of relative distances."""
 
     def __init__(self, config, causal):
         super().__init__(config.relative_attention_num_buckets, config.num_heads)
@@ -188,7 +188,7 @@ class RelativeBias(nn.Embedding):
         positions = torch.arange(T, device=self.weight.device)
         distance = positions[None, :] - positions[:, None]
         rows = relative_bucket(distance, not self.causal, self.num_embeddings, self.max_distance)
-        # contiguous, or CUDA's fused attention does not take it
+        # contiguous: CUDA's fused attention refuses a bias that is not
         bias = super().forward(rows).permute(2, 0, 1)[None].contiguous()
         return bias + MASKED * (distance > 0).float() if self.causal else bias
 
@@ -219,13 +219,13 @@ class T5(nn.Module):
 
     @torch.no_grad()
     def initialise(self, module):
-        """T5's initial scales: each matrix keeps the variance, and q includes the 1/sqrt(K)."""
+        """Draw weights at T5's scales: a matrix keeps the variance, q includes 1 / sqrt(K)."""
         D, K = self.config.d_model, self.config.d_kv
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=module.in_features**-0.5)
         elif isinstance(module, nn.Embedding):  # of tokens, or a RelativeBias
             module.weight.normal_(std=1.0 if module is self.embedding else D**-0.5)
-        elif isinstance(module, Attention):  # visited after its q, k, v and o
+        elif isinstance(module, Attention):  # after its q, k, v and o were drawn
             module.q.weight.normal_(std=(D * K) ** -0.5)
 
     def encode(self, input_ids):
@@ -261,17 +261,17 @@ class T5(nn.Module):
 
     @torch.no_grad()
     def generate(self, input_ids, max_new_tokens):
-        """Greedy decoding, without dropout, of all rows as one batch.
+        """Decode all rows greedily as one batch, without dropout.
 
         (B, S) ids -> ids (B, T) and their log-probabilities (B, T) in fp32, both 0 after </s>;
-        T <= max_new_tokens. A row without </s> was cut off there.
+        T <= max_new_tokens. A row without </s> was cut.
         """
         assert max_new_tokens > 0, "expected at least one new token"
         was_training, T = self.training, max_new_tokens
         self.eval()
         try:
             encoded, cross_bias = self.encode(input_ids), padding_bias(input_ids)
-            # of each block, keys and values as one tensor: (2, B, H, S, K) and (2, B, H, T, K)
+            # keys and values of each block in one tensor: (2, B, H, S, K) and (2, B, H, T, K)
             cross = [torch.stack(b.cross_attention.keys_values(encoded)) for b in self.decoder]
             caches = [kv.new_empty(*kv.shape[:3], T, kv.shape[4]) for kv in cross]
             bias, rows = self.decoder_bias(T), torch.arange(len(input_ids), device=input_ids.device)
@@ -288,7 +288,7 @@ class T5(nn.Module):
                 going = (token[:, 0] != EOS).nonzero()[:, 0]
                 if len(going) == 0:
                     break
-                if len(going) < len(rows):  # the rows that have ended are not computed further
+                if len(going) < len(rows):  # rows that have ended leave the batch
                     rows, token, cross_bias = rows[going], token[going], cross_bias[going]
                     cross = [kv[:, going] for kv in cross]
                     for cache in caches:
@@ -313,7 +313,7 @@ def check(good, message):
 
 
 def read_json(path):
-    """The JSON object in a file -> dict. Raises InputError, or OSError."""
+    """Return the JSON object in a file, a dict. Raises InputError, OSError."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         check(isinstance(value, dict), f"found {value!r:.60}")
@@ -323,7 +323,7 @@ def read_json(path):
 
 
 def replace_file(path, write):
-    """A file whole or not at all: `write(file)` fills another, which is then renamed to `path`."""
+    """Write a file atomically: `write(file)` fills a temporary one, which is renamed to `path`."""
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w+b") as file:
@@ -331,7 +331,7 @@ def replace_file(path, write):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except RuntimeError as error:  # torch.save's own hides the system's, as of a full disk
+    except RuntimeError as error:  # torch.save may raise it over the OSError of a full disk
         raise error.__context__ or error
     finally:
         temporary.unlink(missing_ok=True)
@@ -368,7 +368,7 @@ DROPPED = ["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weig
 
 
 def published_names(model):
-    """{our parameter's name: the published one}, for every parameter of the model."""
+    """Return {our parameter's name: its published name}, of all parameters of the model."""
     up = ".wi" if model.config.feed_forward_proj == "relu" else ".wi_1"
     matrices = {".gate": ".wi_0", ".up": up, ".down": ".wo"}
     names = {}
@@ -379,38 +379,31 @@ def published_names(model):
     return names
 
 
+EXPECTED = {"model_type": "t5", "layer_norm_epsilon": 1e-6}  # in config.json, where it stands there
+EXPECTED |= {"decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS}
+
+
 def read_config(path):
-    """config.json -> T5Config. Raises InputError naming a field that this file does not build."""
+    """Return the T5Config of a config.json. Raises InputError, which names the field, OSError."""
     raw = {name: value for name, value in read_json(path).items() if value is not None}
-    derived = {
-        "num_decoder_layers": raw.get("num_layers", T5Config.num_layers),
-        "scale_decoder_outputs": raw.get("tie_word_embeddings", True),
-    }
-    if (rows := raw.get("vocab_size", T5Config.vocab_size)) != T5Config.vocab_size:
-        derived["num_tokens"] = rows  # any row may name a token
+    for name, expected in EXPECTED.items():
+        value = raw.get(name, expected)
+        check(value == expected, f"{path}: {name}: expected {expected!r}, found {value!r:.60}")
     defaults = asdict(T5Config())
-    found = defaults | derived | raw
-    gated = found["feed_forward_proj"] == "gated-gelu"
-    kinds = {int: range(1, 2**20 + 1), bool: [True, False], str: ["relu", "gated-gelu"]}
-    allowed = {name: kinds[type(x)] for name, x in defaults.items() if type(x) is not float} | {
-        "num_layers": range(1, 257),
-        "num_decoder_layers": range(1, 257),
-        "dense_act_fn": ["gelu_new" if gated else "relu"],
-        "is_gated_act": [gated],
-        "layer_norm_epsilon": [1e-6],
-        "model_type": ["t5"],
-        "decoder_start_token_id": [PAD],
-        "pad_token_id": [PAD],
-        "eos_token_id": [EOS],
-    }
-    for name, values in allowed.items():
-        value = found.get(name, values[0])
-        some = f"1 to {values[-1]:,}" if type(values) is range else " or ".join(map(repr, values))
-        good = type(value) is type(values[0]) and value in values
-        check(good, f"{path}: {name}: expected {some}, found {value!r:.60}")
-    rate = found["dropout_rate"]
+    found = defaults | raw
+    found["num_decoder_layers"] = raw.get("num_decoder_layers", found["num_layers"])
+    found["scale_decoder_outputs"] = raw.get("scale_decoder_outputs", found["tie_word_embeddings"])
+    if found["vocab_size"] != defaults["vocab_size"]:  # not T5's own: any row may name a token
+        found["num_tokens"] = raw.get("num_tokens", found["vocab_size"])
+    kind, rate = found["feed_forward_proj"], found["dropout_rate"]
+    good = kind in ("relu", "gated-gelu")
+    check(good, f"{path}: feed_forward_proj: expected relu or gated-gelu, found {kind!r:.60}")
     good = type(rate) in (int, float) and 0 <= rate < 1
     check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
+    for name in [name for name, default in defaults.items() if type(default) is int]:
+        size, most = found[name], 256 if "layers" in name else 2**20
+        good = type(size) is int and 0 < size <= most
+        check(good, f"{path}: {name}: expected 1 to {most:,}, found {size!r:.60}")
     return T5Config(**{name: found[name] for name in defaults})
 
 
@@ -418,7 +411,7 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.half, "BF16":
 
 
 def read_safetensors(path):
-    """{name: tensor}. Layout: the header's length (8 bytes, little-endian), a JSON header, data."""
+    """Return {name: tensor}. Layout: length of the header (8 bytes, little-endian), JSON, data."""
     tensors, name = {}, "header"
     with open(path, "rb") as file:
         try:
@@ -428,7 +421,6 @@ def read_safetensors(path):
             for name, entry in json.loads(file.read(start - 8)).items():
                 if name == "__metadata__":
                     continue
-                check(entry["dtype"] in list(DTYPES), f"unknown type {entry['dtype']!r:.60}")
                 shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
                 first, last = entry["data_offsets"]
                 check(all(type(n) is int and n >= 0 for n in (first, last, *shape)), "bad number")
@@ -445,37 +437,30 @@ def read_safetensors(path):
 
 
 def read_pickle(path):
-    """{name: tensor} of a pytorch_model.bin; `weights_only` refuses a pickle that runs code."""
+    """Return {name: tensor} of a pytorch_model.bin; `weights_only` refuses code in the pickle."""
     try:
         tensors = dict(torch.load(path, map_location="cpu", weights_only=True))
-        for name, value in tensors.items():
-            good = torch.is_tensor(value) and value.dtype in DTYPES.values() and not value.is_meta
-            check(good and value.layout == torch.strided, f"{name!r} is not a tensor of floats")
+        for name, tensor in tensors.items():
+            check(tensor.dtype in DTYPES.values(), f"{name} is not a tensor of floats")
         return tensors
-    except Exception as error:  # whatever a damaged file makes the unpickler raise
-        raise InputError(f"{path}: cannot be read as weights: {str(error)[:80]!r}") from None
+    except Exception as error:  # the unpickler raises many
+        why = f"cannot be read as weights: {str(error)[:80]!r}"
+        raise InputError(f"{path}: {why}; if it was downloaded, delete it and run again") from None
 
 
 def read_weights(folder):
-    """A folder's weights -> (path of the file, or of the shards' index; {name: tensor})."""
+    """Return the path of a folder's weights, and {name: tensor}. Raises InputError, OSError."""
     for name, read in (("model.safetensors", read_safetensors), ("pytorch_model.bin", read_pickle)):
-        path, index = folder / name, folder / f"{name}.index.json"
-        if path.exists():
-            return path, read(path)
-        if index.exists():
-            files, tensors = read_json(index).get("weight_map"), {}
-            check(isinstance(files, dict), f"{index}: expected a weight_map of names and files")
-            for file in sorted({Path(str(file)).name for file in files.values()}):
-                tensors |= read(folder / file)
-            return index, tensors
+        if (folder / name).exists():
+            return folder / name, read(folder / name)
     raise FileNotFoundError(f"{folder}: expected model.safetensors or pytorch_model.bin")
 
 
 def load(folder):
-    """A T5 folder as published, or as written by `save` or transformers -> T5, in eval mode, fp32.
+    """Return the T5 of a folder, published or written by `save` or transformers; eval mode, fp32.
 
     Strict: every parameter is filled, and every tensor of the file is used or listed in DROPPED.
-    Raises FileNotFoundError, or InputError naming the field, or the tensor and both shapes.
+    Raises OSError; InputError, which names the field, or the tensor and both shapes.
     """
     config = read_config(Path(folder) / "config.json")
     path, tensors = read_weights(Path(folder))
@@ -519,8 +504,8 @@ def write_safetensors(tensors, path):
 
 
 def save(model, folder):
-    """Write config.json, generation_config.json and model.safetensors, which `load` and
-    transformers read; generate() of transformers then gives, by default, the ids of `generate`."""
+    """Write config.json, generation_config.json and model.safetensors for `load` and transformers,
+    whose generate() then gives, by default, the ids of `T5.generate`."""
     ids = {"decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS}
     theirs = {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}
     config = theirs | {"is_encoder_decoder": True, "layer_norm_epsilon": 1e-6}

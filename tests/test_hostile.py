@@ -153,7 +153,6 @@ BAD_VALUES = {
     "num_layers": NO_SIZE,
     "dropout_rate": [1, -0.1, float("nan"), "0.1"],
     "feed_forward_proj": [4, ["relu"], "silu\n"],
-    "tie_word_embeddings": ["no", 1],
     "layer_norm_epsilon": [float("nan")],
     "model_type": [{}],
     "eos_token_id": [[1]],
@@ -207,19 +206,19 @@ ONES, PROTOCOL_0 = torch.ones(4), b"cposix\nmkdir\n(S'ran'\ntR."
 CODE = [{NORM: Bomb()}, pickle.dumps(Bomb(), 2), PROTOCOL_0]
 NO_TENSORS = [7, [ONES], ONES, torch.nn.Linear(2, 2), {"model": {NORM: ONES}}, {NORM: NORM}]
 NO_PICKLES = [HTML, b"PK\5\6" + bytes(18), b"\x80\x02}q\0"]  # an empty zip, an object cut
-NO_FLOATS = [ONES.long(), ONES.cfloat(), ONES.to_sparse(), ONES.to("meta")]
+NO_FLOATS = [ONES.long(), ONES.cfloat()]
 
 
 @pytest.mark.parametrize("value", NO_TENSORS + NO_PICKLES, ids=short)
 def test_a_file_of_another_kind_is_refused_as_a_pickle_of_weights(folder, value):
     write_pickle(folder, value)
-    assert_refused(folder / BIN, "cannot be read as weights")
+    assert_refused(folder / BIN, "cannot be read as weights delete it and run again")
 
 
-@pytest.mark.parametrize("name, tensor", [(NORM, x) for x in NO_FLOATS] + [(0, ONES)], ids=short)
-def test_a_pickle_with_a_tensor_of_another_kind_is_refused_by_its_name(folder, name, tensor):
-    write_pickle(folder, t5.read_safetensors(folder / SAFE) | {name: tensor})
-    assert_refused(folder / BIN, f"'{name}'")
+@pytest.mark.parametrize("tensor", NO_FLOATS, ids=short)
+def test_a_pickle_with_a_tensor_of_another_kind_is_refused_by_its_name(folder, tensor):
+    write_pickle(folder, t5.read_safetensors(folder / SAFE) | {NORM: tensor})
+    assert_refused(folder / BIN, NORM)
 
 
 @pytest.mark.parametrize("value", CODE, ids=["for a tensor", "bare", "of protocol 0"])
