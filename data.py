@@ -1,15 +1,14 @@
 """The data: the four sets that Distilling Step-by-Step published, a user's own, the toy task.
 
 Hsieh et al. 2023 (arXiv 2305.02301) published texts, labels and a teacher's raw answers for e-SNLI,
-ANLI (round 1), CQA and SVAMP. They are parsed and split by the rules of their code, as
-`tests/test_data.py` checks on its files; the README and tests/MEASUREMENTS.md list differences.
+ANLI (round 1), CQA and SVAMP. They are parsed and split by the rules of the authors' code, as
+`tests/test_data.py` checks on the files; the README and tests/MEASUREMENTS.md list differences.
 
 Letters: B batch, S source length, T target length. Ids: 0 <pad>, 1 </s>, 2 <unk>.
 """
 
 import ast
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
@@ -23,6 +22,7 @@ import tempfile
 import zipfile
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 
@@ -46,14 +46,14 @@ class Example:
 # examples and parsers
 
 NLI_LABELS = ("entailment", "neutral", "contradiction")
-MARKERS = {  # what the teacher writes between rationale and label; what begins another problem
+MARKERS = {  # the teacher's words between rationale and label; the start of another problem
     "esnli": ("Answer:", None),
     "anli1": ("So the answer is", "Premise:"),
     "cqa": ("So the answer is", "Q:"),
     "svamp": ("The answer is", "Q:"),
     "toy": ("The answer is", "Q:"),
 }
-EQUATIONS = ("svamp", "toy")  # sets whose labels are equations, which are compared by value
+EQUATIONS = ("svamp", "toy")  # the sets with equations as labels, compared by value
 
 
 def is_own_data(name):  # a user's folder, rather than a published set or the toy task
@@ -61,10 +61,11 @@ def is_own_data(name):  # a user's folder, rather than a published set or the to
 
 
 def parse_teacher(name, text):
-    """The teacher's raw text -> (rationale, label), each "" where the text doesn't show it."""
+    """Split the teacher's raw text -> (rationale, label), each "" where the text has none."""
     marker, run_on = MARKERS[name]
     if name == "esnli":
-        label = [*text.split("Answer: "), ""][1].split("Premise")[0]  # the space as in their code
+        after = text.partition("Answer: ")[2]  # with the space, as in the authors' code
+        label = re.split("Answer: |Premise", after)[0]
         return text.split(marker)[0].strip(), label.strip()
     parts = text.split(run_on)[0].split(marker)
     if len(parts) != 2:
@@ -79,7 +80,7 @@ def parse_teacher(name, text):
     return rationale, equation[0] if equation else ""
 
 
-def is_text(value):  # half a surrogate pair, as a cut-off \\ud83d gives, can't be tokenised
+def is_text(value):  # a cut-off \\ud83d, half of a surrogate pair, can't be tokenised
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -92,7 +93,7 @@ def text_of(line, field):
 
 
 def input_and_label(name, line):
-    """A line of a published file -> (input, label)."""
+    """Return (input, label) of a published file's line, a dict. Raises InputError."""
     if name in ("esnli", "anli1"):
         label = line.get("label")
         good = type(label) is int and 0 <= label <= 2
@@ -109,7 +110,7 @@ def input_and_label(name, line):
 
 
 def own_example(line):
-    """A line of a user's own file -> Example."""
+    """Return the Example in a line, a dict, of a user's own file. Raises InputError."""
     texts = [text_of(line, field) for field in ("input", "label", "rationale")]
     return Example(*texts, text_of(line, "llm_label") if "llm_label" in line else "")
 
@@ -122,7 +123,7 @@ def parse(raw, where):
 
 
 def read_lines(path, make):
-    """A file of JSON lines -> what `make` makes of each line's object."""
+    """Return [make(object)] of the objects in a file of JSON lines. Raises OSError, InputError."""
     rows = []
     for number, raw in enumerate(Path(path).read_bytes().split(b"\n"), 1):
         if raw.strip():
@@ -138,7 +139,7 @@ def read_lines(path, make):
 
 
 def own_file(folder, split):
-    """The file of a split of the user's own data, or None."""
+    """Return the path of a split of the user's own data, or None."""
     names = ("valid", "validation") if split == "valid" else (split,)
     found = [path for name in names if (path := Path(folder, f"{name}.jsonl")).exists()]
     check(len(found) < 2, f"{folder}: found valid.jsonl and validation.jsonl: keep one of them")
@@ -146,25 +147,24 @@ def own_file(folder, split):
 
 
 def load(name_or_folder, split, root="datasets"):
-    """The examples of a set's split, in the order of its file.
+    """Return the examples of a split, in the order of the file.
 
-    The set is a published one by its name (below `root`, downloaded if it is missing), `toy` (below
-    `root`, written if it is missing), or a folder with train.jsonl, test.jsonl and optionally
-    valid.jsonl (or validation.jsonl), whose lines hold `input`, `label`, `rationale` and optionally
-    `llm_label`. split: train, valid or test; a set without a validation file has no valid: see
-    `split_validation`. Raises FileNotFoundError, InputError.
+    name_or_folder: a published set (downloaded to `root` if missing), `toy` (written to `root` if
+    missing), or a folder with train.jsonl, test.jsonl and optionally valid.jsonl (or
+    validation.jsonl). Their lines hold `input`, `label`, `rationale` and optionally `llm_label`.
+    split: train, valid or test; for a set without a validation file see `split_validation`.
+    Raises OSError, InputError.
     """
     name, root = str(name_or_folder), Path(root)
     if is_own_data(name):
         path, known = own_file(name, split), ", ".join(MARKERS)
-        where = Path(name, f"{split}.jsonl")
-        check(path, f"{where}: not there; a dataset is {known}, or a folder with such files")
+        check(path, f"{name}/{split}.jsonl: not there; a dataset is {known}, or such a folder")
         return read_lines(path, own_example)
     path, llm = root / name / f"{name}_{split}.json", root / name / "llm"
     if not path.exists() and name == "toy":
         write_toy(root)
     elif not path.exists():
-        download_sets(root)
+        download_sets(root, path)
     lines = read_lines(path, lambda line: input_and_label(name, line))
     raw, files = [], 0
     while (part := llm / f"{split}_CoT_{files}.json").exists():
@@ -174,12 +174,12 @@ def load(name_or_folder, split, root="datasets"):
         raw += texts
         files += 1
     found = f"{len(raw)} teacher's texts in {files} files {split}_CoT_*.json"
-    check(len(raw) == len(lines), f"{llm}: {found}, expected {len(lines)}, one a line of {path}")
+    check(len(raw) == len(lines), f"{llm}: {found}, expected {len(lines)}, one per line of {path}")
     return [Example(*line, *parse_teacher(name, text)) for line, text in zip(lines, raw)]
 
 
 def digest(examples):
-    """The sha256 of a list of examples: of all their fields, in order."""
+    """Return the sha256 of all fields of the examples, in order."""
     fields = json.dumps([vars(example) for example in examples])
     return hashlib.sha256(fields.encode()).hexdigest()
 
@@ -189,9 +189,9 @@ def digest(examples):
 
 
 def train_and_valid(name_or_folder, root="datasets", fraction=1.0, seed=0):
-    """What a run trains on and what it chooses its weights by -> two lists of examples."""
+    """Return the examples of a run's training and those of its validation."""
     train = whole = load(name_or_folder, "train", root)
-    if fraction != 1:  # the whole set keeps its order, so every seed has the same validation set
+    if fraction != 1:  # the whole set keeps its order: all seeds share one validation set
         train = subsample(train, fraction, seed)
     own = is_own_data(name_or_folder) and own_file(name_or_folder, "valid")
     if own or name_or_folder in ("esnli", "anli1"):
@@ -203,14 +203,14 @@ def train_and_valid(name_or_folder, root="datasets", fraction=1.0, seed=0):
 
 
 def subsample(examples, fraction, seed):
-    """Drop the first ceil((1 - fraction) n) of a seeded order; keep the rest in that order."""
+    """Drop the first ceil((1 - fraction) n) of a seeded order; return the rest in that order."""
     assert 0 < fraction <= 1, f"expected a share in (0, 1], found {fraction}"
     order = np.random.default_rng(seed).permutation(len(examples))
     return [examples[i] for i in order[math.ceil((1 - fraction) * len(order)) :]]
 
 
 def split_validation(examples, seed=0):
-    """(train, valid): the first ceil(n / 10) of a seeded order validate; both keep that order."""
+    """Return (train, valid) in a seeded order, of which the first ceil(n / 10) are valid."""
     order = np.random.default_rng(seed).permutation(len(examples))
     cut = math.ceil(0.1 * len(order))
     return [examples[i] for i in order[cut:]], [examples[i] for i in order[:cut]]
@@ -219,21 +219,15 @@ def split_validation(examples, seed=0):
 # ------------------------------------------------------------------------------------------------
 # the equation reader
 
-OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.UAdd: operator.pos,
-    ast.USub: operator.neg,
-}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+OPERATORS |= {ast.Div: operator.truediv, ast.FloorDiv: operator.floordiv}
+OPERATORS |= {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
 def evaluate_equation(text):
-    """The value of numbers, brackets and OPERATORS, or None where there is none.
+    """Return the value of a text of numbers, brackets and OPERATORS, or None if it has none.
 
-    Read by Python's own grammar, at most 256 characters; nothing is executed.
+    Python's own parser reads it, at most 256 characters; nothing is executed.
     """
 
     def value(node):
@@ -241,19 +235,19 @@ def evaluate_equation(text):
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.UnaryOp):
             return OPERATORS[type(node.op)](value(node.operand))
-        check(isinstance(node, ast.Constant), "not arithmetic")  # but a tuple or a call
+        check(isinstance(node, ast.Constant), "not arithmetic")  # but `()` or `2(3)`
         return float(node.value)
 
     try:
         check(re.fullmatch(r"[-+*/().\d\s]{1,256}", text, re.ASCII), "not arithmetic")
         found = value(ast.parse(text.strip(), mode="eval").body)
-    except (ValueError, TypeError, KeyError, SyntaxError, ArithmeticError, RecursionError):
+    except Exception:  # of the parser, which has no list of them, or of the arithmetic
         return None
     return found if math.isfinite(found) else None
 
 
 def is_correct(answer, label, by_value):
-    """Whether an answer is right: equal texts or, by value, equations of equal value."""
+    """Return whether an answer is right: an equal text or, by value, an equal value."""
     if not by_value:
         return answer == label
     found, expected = evaluate_equation(answer), evaluate_equation(label)
@@ -271,9 +265,9 @@ JOINER = "The answer is"  # between rationale and label in the single sequence
 
 
 class Tokenizer:
-    """sentencepiece, with T5's </s>. Ids are those of transformers' T5 tokenizer (legacy form)."""
+    """sentencepiece with T5's </s>; the ids equal those of transformers' legacy T5 tokenizer."""
 
-    def __init__(self, path):
+    def __init__(self, path, rows=math.inf):  # rows: of the model's embedding
         path = Path(path)
         if not path.is_file():
             why = "; tokenizer.json is not read: give its spiece.model by --tokenizer FILE"
@@ -287,27 +281,29 @@ class Tokenizer:
             ids = "no sentencepiece model"
         expected = "a vocabulary with ids 0 <pad>, 1 </s>, 2 <unk>"
         check(ids == [PAD, EOS, UNK], f"{path}: expected {expected}, found {ids}")
+        n = len(self.pieces)
+        check(n <= rows, f"{path}: {n:,} pieces, and the model has {rows:,} rows")
 
     def __len__(self):
         return len(self.pieces) + SENTINELS
 
     def encode(self, text, max_length=None):
-        """Text -> ids that end in </s> and number at most max_length. A </s> inside is kept."""
+        """Return the text's ids, which end in </s>, cut to max_length. A </s> inside is kept."""
         ids = []
         for part in text.split("</s>"):  # one by one: a list of texts starts a pool of threads
             ids += [*self.pieces.encode(part), EOS]
-        return ids if max_length is None else ids[:-1][: max_length - 1] + [EOS]
+        return ids if max_length is None else cut(ids, max_length)
 
     def decode(self, ids):
-        """Ids -> text, without <pad>, </s>, the sentinels, and white space at the ends."""
+        """Return the text of ids without <pad>, </s>, sentinels, and white space at its ends."""
         return self.pieces.decode([int(i) for i in ids if EOS < i < len(self.pieces)]).strip()
 
     def normalise(self, text):
-        """The text as a student's exact answer reads: encoded, then decoded."""
+        """Return the text after a round trip through the tokenizer."""
         return self.decode(self.encode(text))
 
     def save(self, folder):
-        """Write spiece.model and what transformers' AutoTokenizer needs to give the same ids."""
+        """Write spiece.model and the settings with which AutoTokenizer gives the same ids."""
         config = {"tokenizer_class": "T5Tokenizer", "legacy": True, "extra_ids": SENTINELS}
         config |= {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
         config |= {"model_max_length": MAX_SOURCE}
@@ -315,71 +311,58 @@ class Tokenizer:
         t5.replace_file(Path(folder) / "spiece.model", lambda file: file.write(self.serialized))
 
 
-def load_tokenizer(folder, file=None, rows=math.inf):
-    """The tokenizer of a T5 folder, or of `file`, for a model whose embedding has so many rows.
-
-    Raises InputError if it has more pieces, or if the folder's files, as transformers writes them,
-    add tokens to T5's own.
-    """
-    tokenizer, path = Tokenizer(file or Path(folder) / "spiece.model"), Path(folder)
-    n = len(tokenizer.pieces)
-    check(n <= rows, f"{file or path}: {n:,} pieces, and the model has {rows:,} rows")
-    names = ("tokenizer_config.json", "tokenizer.json", "added_tokens.json")
-    slow, fast, added = (t5.read_json(path / x) if (path / x).is_file() else {} for x in names)
-    tokens = [*(slow.get("added_tokens_decoder") or {}).values(), *(fast.get("added_tokens") or [])]
-    found = {token["content"] for token in tokens} | added.keys()
-    ours = re.compile(r"<pad>|</s>|<unk>|<extra_id_\d\d?>")
-    added = [t for t in found if not ours.fullmatch(t) and tokenizer.pieces.piece_to_id(t) == UNK]
-    some = sorted(added)[:9]
-    check(not added, f"{path}: tokens were added to T5's, which is not supported: {some}")
-    return tokenizer
+def cut(ids, length):
+    """Return ids that end in </s>, at most `length` of them; </s> stays at the end."""
+    return ids if len(ids) <= length else [*ids[: length - 1], EOS]
 
 
 def prompts(text, method):
-    """What a method's student reads: for the label and, with two tasks, for the rationale."""
+    """Return the student's inputs: one for the label and, with two tasks, one for the rationale."""
     return [f"predict: {text}", f"explain: {text}"] if method in ("dss", "mi") else [text]
 
 
-def encode(examples, tokenizer, method, labels="gold"):
-    """[(sources, targets)]: an example's ids for each task of the method, the label's first."""
-    encoded = []
-    for example in examples:
-        label = example.label if labels == "gold" else example.llm_label
-        targets = [tokenizer.encode(label, MAX_TARGET)]
-        if method in ("dss", "mi"):
-            targets.append(tokenizer.encode(example.rationale, MAX_TARGET))
-        elif method == "single":  # a rationale that is too long loses its end, not the label
-            end = tokenizer.encode(f"{JOINER} {label}", MAX_TARGET)
-            rationale = tokenizer.encode(example.rationale)[:-1]
-            targets = [rationale[: MAX_TARGET - len(end)] + end]
-        sources = [tokenizer.encode(text, MAX_SOURCE) for text in prompts(example.input, method)]
-        encoded.append((sources, targets))
-    return encoded
+def flaws(kind, ids, room):
+    """Yield what is wrong with a text of this kind, of uncut ids, where `room` ids are kept."""
+    if ids == [EOS]:
+        yield f"{kind} are blank"
+    if UNK in ids:
+        yield f"{kind} have characters that the vocabulary lacks"
+    if len(ids) > room:
+        yield f"{kind} are too long and lose their ends"
+    if EOS in ids[:-1] and kind != "inputs":  # in an input it stands between two texts
+        yield f"{kind} hold </s>, where a student stops"
 
 
-def text_warnings(examples, tokenizer, method, labels="gold"):
-    """Count texts that are cut or not read as they are -> a line a kind; labels None: of inputs."""
-    counts, prompt = Counter(), len(tokenizer.encode(prompts("", method)[0])) - 1
-    rewritten = []
+def make_rows(examples, tokenizer, method, labels="gold"):
+    """Return the ids of the examples, and a line per kind of text that is cut or read differently.
+
+    The ids are one row per example, (sources, targets): for each task of the method, the label's
+    first, the ids of its source and of its target. labels: gold, or llm for the teacher's.
+    """
+    rows, counts, rewritten = [], Counter(), []
+    prefix = len(tokenizer.encode(prompts("", method)[0])) - 1  # ids before the text
+    joiner = tokenizer.encode(JOINER)[:-1] if method == "single" else []
     for example in examples:
-        label = example.label if labels == "gold" else example.llm_label
-        end = len(tokenizer.encode(f"{JOINER} {label}")) - 1 if method == "single" else 0
-        texts = [("inputs", example.input, MAX_SOURCE - prompt), ("labels", label, MAX_TARGET)]
+        sources = [tokenizer.encode(text) for text in prompts(example.input, method)]
+        text = example.label if labels == "gold" else example.llm_label
+        label, rationale = tokenizer.encode(text), tokenizer.encode(example.rationale)
+        targets, room = [label, rationale][: len(sources)], MAX_TARGET
+        if method == "single":  # a rationale that is too long loses its end, not the label
+            end = cut(joiner + label, MAX_TARGET)
+            room = MAX_TARGET - len(end) + 1
+            targets = [cut(rationale, room)[:-1] + end]
+        counts.update(flaws("inputs", sources[0][prefix:], MAX_SOURCE - prefix))
         if method != "finetune":
-            texts.insert(1, ("rationales", example.rationale, MAX_TARGET - end))
-        for kind, text, room in texts if labels else [texts[0]]:
-            ids = tokenizer.encode(text)
-            counts[f"{kind} are blank"] += ids == [EOS]
-            counts[f"{kind} have characters that the vocabulary lacks"] += UNK in ids
-            counts[f"{kind} are too long and lose their ends"] += len(ids) > room
-            if kind != "inputs":  # between premise and hypothesis it belongs
-                counts[f"{kind} hold </s>, where a student stops"] += EOS in ids[:-1]
-            back = tokenizer.decode(ids) if kind == "labels" else text
-            if back != text and not {UNK, EOS} & {*ids[:-1]}:
-                rewritten.append(f"{text!r:.60} as {back!r:.60}")
+            counts.update(flaws("rationales", rationale, room))
+        counts.update(flaws("labels", label, MAX_TARGET - len(joiner)))
+        back = tokenizer.decode(label)
+        if back != text and not {UNK, EOS} & {*label[:-1]}:
+            rewritten.append(f"{text!r:.60} as {back!r:.60}")
+        sources = [cut(ids, MAX_SOURCE) for ids in sources]
+        rows.append((sources, [cut(ids, MAX_TARGET) for ids in targets]))
     if rewritten:
         counts[f"labels read back differently: {min(rewritten, key=len)}"] = len(rewritten)
-    return [f"{n:,} of {len(examples):,} {what}" for what, n in counts.items() if n]
+    return rows, [f"{n:,} of {len(examples):,} {what}" for what, n in sorted(counts.items())]
 
 
 def check_labels(examples, tokenizer, labels="gold"):
@@ -388,31 +371,32 @@ def check_labels(examples, tokenizer, labels="gold"):
     if labels == "llm":  # a teacher's white space may vary: only unknown characters matter
         teachers = {example.llm_label for example in examples}
         texts |= {text for text in teachers if UNK in tokenizer.encode(text)}
-    read = {}  # what an answer reads as -> the label that it reads as
+    originals = {}  # decoded text -> original label
     for text in sorted(texts):
         check("</s>" not in text, f"the label {text!r:.80} can't be written: </s> ends an answer")
-        other = read.setdefault(tokenizer.decode(tokenizer.encode(text, MAX_TARGET)), text)
+        decoded = tokenizer.decode(tokenizer.encode(text, MAX_TARGET))
+        other = originals.setdefault(decoded, text)
         both = f"the labels {other!r:.80} and {text!r:.80}"
         check(other == text, f"{both} have the same ids in this vocabulary: rename one of them")
 
 
 def pad(rows, width=0):
-    """Lists of ids -> (B, T), padded with 0 to the longest, or to `width`."""
-    batch = np.full((len(rows), max(width, *map(len, rows))), PAD)
+    """Return lists of ids as a (B, T) tensor of int64, padded with 0 to at least `width`."""
+    batch = np.full((len(rows), max(width, *map(len, rows))), PAD, np.int64)
     for row, ids in zip(batch, rows):
         row[: len(ids)] = ids
     return torch.from_numpy(batch)
 
 
 def collate(batch, device, rank=0, world=1, micro_batch=None, trim_padding=True):
-    """Rows of `encode` -> the micro-batches of one process's share of them, and the totals.
+    """Return the micro-batches of one process's share of a batch, rows of `make_rows`, and totals.
 
-    A micro-batch is a pair: sources, (b, S) or (2 b, S), first the rows of the label task, then of
-    the rationale task; and targets, a list of (b, T), one for each task. Rows are sorted by the
-    length of their last target, then of their source, so that a micro-batch needs little padding.
-    It is padded to its own longest row; without `trim_padding` its targets are padded to the
-    longest of the whole batch. totals: each task's target tokens, then examples, of the whole
-    batch, over all processes: what the losses are divided by.
+    A micro-batch is a pair: sources, (b, S) or (2 b, S), first those of the label task, then those
+    of the rationale task; and targets, one (b, T) per task. Rows are sorted by the length of their
+    last target, then of their source, so that a micro-batch needs little padding. It is padded to
+    its own longest row; without `trim_padding` its targets are padded to the longest of the whole
+    batch. totals: the target tokens of each task and the number of examples in the whole batch,
+    over all processes, by which the losses are divided.
     """
     batch = sorted(batch, key=lambda row: (len(row[1][-1]), max(map(len, row[0]))))
     tasks = range(len(batch[0][1]))
@@ -435,15 +419,20 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim_padding=True)
 
 
 def batches(n, batch_size, seed, start=0):
-    """Endless arrays of batch_size indices below n, from batch number `start` on.
+    """Yield arrays of batch_size indices below n without end, from batch number `start` on.
 
-    They run through one seeded permutation after another, and a batch may span two or more: each
-    is full, and depends on the seed and its own number alone.
+    They run through one seeded permutation after another; a batch may span two or more. So each
+    batch is full, and depends on the seed and its own number alone.
     """
+
+    @lru_cache(2)  # drawn once per epoch, although a batch may end one and begin the next
+    def order(epoch):
+        return np.random.default_rng([seed, epoch]).permutation(n)
+
     for number in itertools.count(start):
         epoch, begin = divmod(number * batch_size, n)
-        epochs = range(epoch, epoch + math.ceil((begin + batch_size) / n))
-        orders = [np.random.default_rng([seed, e]).permutation(n) for e in epochs]
+        last = (number * batch_size + batch_size - 1) // n
+        orders = [order(e) for e in range(epoch, last + 1)]
         yield np.concatenate(orders)[begin : begin + batch_size]
 
 
@@ -540,7 +529,7 @@ WEIGHTS = "--weights FOLDER (config.json, weights, spiece.model) or --from-scrat
 
 
 def download(url, path, sha256=None):
-    """Write a url's content to a file; with its sha256, whole or not at all. Raises OSError."""
+    """Write the content of a url to a file, checked where its sha256 is known. Raises OSError."""
     os.makedirs(path.parent, exist_ok=True)
     socket.setdefaulttimeout(10)  # seconds without a byte
     try:
@@ -549,61 +538,49 @@ def download(url, path, sha256=None):
         raise OSError(" ".join(str(error).split())) from None
 
 
-def download_sets(root):
-    """Write the four published sets below `root`, from their archive."""
-    # group 1 is the path below `root`: a set's name and a file, whatever folders stand before it
-    ours = re.compile(r"(?:.*/)?((\w+)/(?:\2_(?:train|valid|test)|llm/\w+_CoT_\d+)\.json)")
+def download_sets(root, missing):
+    """Write the splits of the published sets that are not below `root`, from their archive.
+
+    A split that has its lines stays as it is, since a user may have edited it. missing: the path
+    that an error names. Raises OSError, InputError.
+    """
     try:
-        os.makedirs(root, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as folder:
+        with tempfile.TemporaryDirectory() as folder:
             download(DSS, Path(folder) / "datasets.zip")
             content = (Path(folder) / "datasets.zip").read_bytes()
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         check(blob == DSS_BLOB, f"its checksum is {blob}, expected {DSS_BLOB}")
         bundle = zipfile.ZipFile(io.BytesIO(content))
-        # a set's lines are written after its teacher's texts, so that a set with lines is whole
-        for member in sorted(bundle.namelist(), key=lambda member: "/llm/" not in member):
-            found = ours.fullmatch(member)
-            if found and found[2] in MARKERS:
-                os.makedirs((root / found[1]).parent, exist_ok=True)
-                t5.replace_file(root / found[1], lambda file: file.write(bundle.read(member)))
     except (OSError, InputError, zipfile.BadZipFile) as error:
-        why = f"{DSS} is unavailable ({error})"
-        raise InputError(f"{root}: {why}: give --data-root FOLDER, which has the sets") from None
+        why = f"{missing} is missing, and {DSS} is unavailable ({error})"
+        raise InputError(f"{why}: give --data-root FOLDER, which has the sets") from None
+    # groups: the path below `root`, whatever folders stand before it; the set; twice the split
+    ours = r"(?:.*/)?((\w+)/(?:\2_(train|valid|test)|llm/(train|valid|test)_CoT_\d+)\.json)"
+    # the teacher's texts first: a split that has its lines is then whole
+    for member in sorted(bundle.namelist(), key=lambda member: "/llm/" not in member):
+        found = re.fullmatch(ours, member)
+        if found and found[2] in MARKERS:
+            path, split = root / found[1], found[3] or found[4]
+            if not path.exists() and not (root / found[2] / f"{found[2]}_{split}.json").exists():
+                os.makedirs(path.parent, exist_ok=True)
+                t5.replace_file(path, lambda file: file.write(bundle.read(member)))
 
 
-def fetch_hub(repository, revision="main", names=("*.json", "spiece.model", "model*.safetensors")):
-    """A model's folder in the hub's cache, with what it lacked downloaded."""
-    try:
-        from huggingface_hub import snapshot_download
+def published(size, names=None, folder="weights"):
+    """Return the folder of a preset's published model, after a download of what it lacks.
 
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=names))
-        if not any(folder.glob(names[-1])):  # older weights
-            snapshot_download(repository, revision=revision, allow_patterns="pytorch_model*.bin*")
-        return folder
-    except ImportError:
-        raise InputError(f"{repository}: pip install huggingface_hub, or give {WEIGHTS}") from None
-    except Exception as error:  # its own, httpx's and the system's have no other class in common
-        why = " ".join(str(error).split())
-        raise InputError(f"{repository} is unavailable ({why:.300}): give {WEIGHTS}") from None
-
-
-def published(size, names=("spiece.model", "model.safetensors"), folder="weights"):
-    """The folder of a preset's published model, or at least of its files `names`.
-
-    It comes by huggingface_hub where that is installed, else `small` and `base` are downloaded.
+    names: the files that are needed, by default weights and vocabulary. Raises InputError.
     """
     check(size in PUBLISHED, f"{size} has no published weights: add --from-scratch")
     repository, revision = PUBLISHED[size]
     hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     folder = Path(folder) / size
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing and (size not in SHA256 or importlib.util.find_spec("huggingface_hub")):
-        return fetch_hub(repository, revision, ["config.json", *names])
-    for name in missing:
+    weights = "model.safetensors" if size in SHA256 else "pytorch_model.bin"
+    for name in names or ["spiece.model", weights]:
         url = f"{hub}/{repository}/resolve/{revision}/{name}"
         try:
-            download(url, folder / name, SHA256.get(name, SHA256[size]))
+            if not (folder / name).exists():
+                download(url, folder / name, SHA256.get(size if name == weights else name))
         except OSError as error:
             raise InputError(f"{url} is unavailable ({error}): give {WEIGHTS}") from None
     if not (folder / "config.json").exists():  # it is known
@@ -611,25 +588,12 @@ def published(size, names=("spiece.model", "model.safetensors"), folder="weights
     return folder
 
 
-def is_hub_name(name):  # OWNER/NAME, and no file or folder here
-    return not Path(name).exists() and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)))
-
-
-def find_weights(name_or_folder):
-    """The folder of a T5: a local one as it is, or a model of the hub by its name, OWNER/NAME."""
-    if is_hub_name(name_or_folder):
-        return fetch_hub(str(name_or_folder))
-    path = Path(name_or_folder)
-    check(path.is_dir(), f"{path}: expected a folder, or a hub name, such as google/flan-t5-small")
-    return path
-
-
 def title(path_or_name):
-    """What run names and tables call a dataset or weights.
+    """Return the name of a dataset or of weights in run names and tables.
 
-    A user's folder gets 6 digits of its path's sha256, so that two of one name differ.
+    A user's folder gets 6 digits of its path's sha256, so that two folders of one name differ.
     """
     path = Path(os.path.abspath(path_or_name))
-    if not is_own_data(path_or_name) or is_hub_name(path_or_name):
-        return str(path_or_name).replace("/", "--")
+    if not is_own_data(path_or_name):
+        return str(path_or_name)
     return f"{path.name}.{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:6]}"

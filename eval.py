@@ -262,7 +262,8 @@ def load_student(path, args):
     why = begun if (path / "state.pt").exists() else "no config.json is there"
     check((path / "config.json").exists(), f"{path}: expected a folder with a T5: {why}")
     model = t5.load(path).to(find_device(args.device))
-    tokenizer = data.load_tokenizer(path, args.tokenizer, model.config.vocab_size)
+    file = args.tokenizer or path / "spiece.model"
+    tokenizer = data.Tokenizer(file, model.config.vocab_size)
     digest = hashlib.sha256(tokenizer.serialized).hexdigest()
     same = settings.get("vocabulary", digest) == digest
     check(same, f"{args.tokenizer or path}: not the vocabulary that the run was trained with")
@@ -289,9 +290,11 @@ def load_student(path, args):
     return Student(model, tokenizer, method, by_value, path, examples, f"{dataset} {split}")
 
 
-def print_warnings(student, labels="gold"):
-    for line in data.text_warnings(student.examples, student.tokenizer, student.method, labels):
-        print(f"{student.judged_on}: {line}")
+def print_warnings(student, inputs_alone=False):
+    _, lines = data.make_rows(student.examples, student.tokenizer, student.method)
+    for line in lines:
+        if " inputs " in line or not inputs_alone:
+            print(f"{student.judged_on}: {line}")
 
 
 def show_samples(student, examples):
@@ -573,7 +576,7 @@ PREDICTED = ("predicted_label", "predicted_rationale", "predicted_confidence")
 
 def print_input_warnings(student, texts, where):
     examples = [data.Example(text, "", "", "") for text in texts]
-    print_warnings(student._replace(examples=examples, judged_on=where), labels=None)
+    print_warnings(student._replace(examples=examples, judged_on=where), inputs_alone=True)
 
 
 def line_to_answer(line):

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -21,7 +20,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +66,13 @@ FORMS = {  # of L_CE
     "kl": "KL(P || Q), Table 5",
     "released": "as in the authors' code",
 }
-PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")  # tf32: fp32 with tf32 matrix products
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TERMS = ("loss", "prediction", "generation", "mi")
 KEPT = "what was saved before is kept"
-SAVE_EVERY = 600  # seconds between saved states, where no validation comes sooner
+PRINT_EVERY, SAVE_EVERY = 5, 600  # seconds, where no validation comes sooner
 # not repeated in a run's name: some have their own place in it, the tokenizer is compared by its
-# content, and the rest change no more than rounding and what dropout draws
-UNNAMED = (
-    "dataset size weights method seed data_root out resume device tokenizer micro_batch".split()
-)
+# content, and the others change only rounding and the random numbers of dropout
+UNNAMED = "dataset size weights method seed data_root out resume device tokenizer micro_batch"
 
 
 def parse(argv=None):
@@ -94,7 +90,7 @@ def parse(argv=None):
     add("--by-value", action="store_true", help="compare a folder's answers as arithmetic")
     add = parser.add_argument_group("how it is trained").add_argument
     add("--steps", type=int, metavar="N", help="default: 10,000; toy: 1,500")
-    add("--batch-size", type=int, default=64, metavar="N", help="examples a step; default: 64")
+    add("--batch-size", type=int, default=64, metavar="N", help="examples per step; default: 64")
     add("--lr", type=float, metavar="X", help="falls linearly to 0; default: 5e-5; toy: 4e-3")
     add("--alphas", type=float, nargs=3, default=ALPHAS, metavar="A", help="Eq. 10; 0.5 0.5 0.1")
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
@@ -102,10 +98,9 @@ def parse(argv=None):
     add("--micro-batch", type=int, metavar="N", help="examples computed at once, to fit memory")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on CUDA, else fp32")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: cuda if present, else cpu")
-    add("--compile", action="store_true", help="torch.compile the loss: slow to start, then faster")
     add = parser.add_argument_group("where things are").add_argument
     add("--data-root", default="datasets", metavar="FOLDER", help="of the published sets")
-    add("--weights", metavar="FOLDER|NAME", help="a T5 folder, or a hub name: google/flan-t5-small")
+    add("--weights", metavar="FOLDER", help="any other T5: config.json, weights, spiece.model")
     add("--from-scratch", action="store_true", help="random weights; toy with tiny always has them")
     add("--tokenizer", metavar="FILE", help="a spiece.model, if not that of the weights")
     add("--out", default="runs", metavar="FOLDER", help="of the runs' folders; default: runs")
@@ -132,24 +127,23 @@ def parse(argv=None):
         parser.error("--alphas, --seed: expected at least 0 and below 2**63")
     if args.method == "dss":
         args.alphas = [*args.alphas[:2], 0.0]  # Eq. 10 without L_CE
-    if args.compile and not shutil.which(os.environ.get("CXX", "g++")):
-        parser.error("--compile: found no C++ compiler: install g++, or name yours in CXX")
+    args.by_value = args.by_value or args.dataset in data.EQUATIONS
     return args
 
 
 def run_name(args):
-    """dataset-size-method, every other setting that changes the result, and the seed."""
+    """Return dataset-size-method, every other setting that changes the result, and the seed."""
     defaults = parse(["--dataset", args.dataset, "--method", args.method])
     name = f"{data.title(args.dataset)}-{args.size}-{args.method}"
     for flag, value in vars(args).items():
-        if flag not in UNNAMED and value != getattr(defaults, flag):
+        if flag not in UNNAMED.split() and value != getattr(defaults, flag):
             values = value if isinstance(value, list) else [value]
             name += f"-{flag}" if value is True else f"-{flag}_{'_'.join(map(str, values))}"
     return f"{name}-s{args.seed}"
 
 
 def run_folder(args):
-    """The folder of a run. Raises InputError if it can't be begun, or gone on with, as asked."""
+    """Return the folder of a run. Raises InputError if it can't begin, or go on, as asked."""
     run = Path(args.out) / run_name(args)
     done, begun = (run / "metrics.json").exists(), run.exists()
     other = "another with --seed or --out"
@@ -169,12 +163,7 @@ WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 def say(text):
     if RANK == 0:
-        try:
-            print(text, flush=True)
-        except OSError:  # a signal may have ended the terminal, or what reads the pipe, as well
-            if not stop_signals:
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(text, flush=True)
 
 
 def wait_for_all():
@@ -192,35 +181,30 @@ def sum_over_processes(number):
 def sum_gradients(model, terms):
     """Add up, over the processes, the gradients and the terms of their shares of a batch."""
     if dist.is_initialized():
-        tensors = [*(p.grad for p in model.parameters()), *terms.values()]
-        flat = torch.cat([tensor.flatten() for tensor in tensors])  # all in one message
-        dist.all_reduce(flat)
-        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
-            tensor.copy_(total.view_as(tensor))
+        for tensor in [*(p.grad for p in model.parameters()), *terms.values()]:
+            dist.all_reduce(tensor)
 
 
 stop_signals = []  # the numbers of the signals that asked for a stop
 
 
 def ask_to_stop(number, frame):
-    """The first signal lets the loop save its state and end; Ctrl-C after it ends it at once."""
+    """Let the loop save its state and end; at a second Ctrl-C end at once."""
     if stop_signals and number == signal.SIGINT:
         sys.exit(128 + number)
     stop_signals.append(number)
-    with suppress(OSError):  # of a closed terminal
+    with suppress(OSError):  # `2>&1 | tee log`: Ctrl-C has ended tee
         os.write(2, b"train.py: stopping once a step is saved; a second Ctrl-C stops at once\n")
 
 
 # ------------------------------------------------------------------------------------------------
-# what a run is made of
+# device, data and student
 
 
 def choose_device(name):
-    """The device of this process: of several on CUDA, each takes its own."""
+    """Return the device of this process: of several on CUDA, each takes its own."""
     device = evaluation.find_device(name)
     if device.type == "cuda":
-        alone = WORLD == 1 or device.index is None
-        check(alone, f"--device {device} for {WORLD} processes: leave the number out")
         index = os.environ.get("LOCAL_RANK", 0) if device.index is None else device.index
         device = evaluation.find_device(f"cuda:{index}")
         torch.cuda.set_device(device)
@@ -235,100 +219,112 @@ def choose_precision(name, device):
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def default_micro_batch(device, V):
-    """How many examples make 2**23 logits, on a GPU 2**28, where targets are 64 ids long.
-
-    On the CPU a larger tensor than these 32 MB is mapped anew, page by page, each time it is made.
-    """
-    return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
-
-
 def load_data(args):
-    """The examples to train on, to choose weights by, and to judge them on once."""
+    """Return {split: examples} of train, valid and test."""
     train, valid = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
     test = data.load(args.dataset, "test", args.data_root)
     known = any(example.llm_label for example in train)
     why = f"{args.dataset}: --labels llm needs the teacher's labels (`llm_label`), found none"
     check(known or args.labels == "gold", why)
     n = len(train)
-    sizes = f"expected {WORLD} (a process each) to {n} (all training examples)"
+    sizes = f"expected {WORLD} (one per process) to {n} (all training examples)"
     check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {sizes}")
-    for label in sorted({e.label for e in train + valid + test}):
-        good = not args.by_value or data.evaluate_equation(label) is not None
-        check(good, f"--by-value: expected arithmetic as labels, found {label!r:.60}")
+    if args.by_value:
+        for label in sorted({e.label for e in train + valid + test}):
+            good = data.evaluate_equation(label) is not None
+            check(good, f"--by-value: expected arithmetic as labels, found {label!r:.60}")
     right = sum(data.is_correct(e.llm_label, e.label, args.by_value) for e in train) / n
     teacher = f"{right:.2%} of train are right" if known else "none"
     sizes = f"{n:,} train, {len(valid):,} valid, {len(test):,} test examples"
     say(f"{args.dataset}: {sizes}; the teacher's labels: {teacher}")
-    return train, valid, test
+    return {"train": train, "valid": valid, "test": test}
 
 
 def load_model(args):
-    """The model to train, its tokenizer, and where its weights come from."""
+    """Return the model to train, its tokenizer, and the origin of its weights."""
     toy = args.dataset == "toy" and args.size == "tiny"
-    if not args.weights and (toy or args.from_scratch):
-        folder = Path(args.data_root) / "toy" if toy else Path(args.tokenizer or ".").parent
+    if args.weights:
+        folder, origin = Path(args.weights), args.weights
+        hub = f"a T5 of the hub comes by `hf download {origin} --local-dir FOLDER`"
+        check(folder.is_dir(), f"--weights {origin}: expected a folder; {hub}")
+    elif not toy and not args.from_scratch:
+        folder, origin = data.published(args.size), data.PUBLISHED[args.size][0]
+    else:
+        folder = Path(args.data_root) / "toy"
         if not toy and not args.tokenizer:  # the presets have one vocabulary
             folder = data.published("small", ["spiece.model"])
-        tokenizer = data.load_tokenizer(folder, args.tokenizer)
-        rows = -len(tokenizer) // 128 * -128  # as T5's own 32,100 tokens have 32,128 rows
+        tokenizer = data.Tokenizer(args.tokenizer or folder / "spiece.model")
+        rows = 128 * math.ceil(len(tokenizer) / 128)  # as T5's own 32,100 tokens have 32,128 rows
         config = replace(t5.PRESETS[args.size], vocab_size=rows, num_tokens=len(tokenizer))
         torch.manual_seed(args.seed)
         return t5.T5(config), tokenizer, "random weights"
-    folder = data.find_weights(args.weights) if args.weights else data.published(args.size)
     model = t5.load(folder)
-    tokenizer = data.load_tokenizer(folder, args.tokenizer, model.config.vocab_size)
-    return model, tokenizer, args.weights or data.PUBLISHED[args.size][0]
+    file = args.tokenizer or folder / "spiece.model"
+    return model, data.Tokenizer(file, model.config.vocab_size), origin
 
 
-def check_texts(args, tokenizer, train, valid, test):
-    """Refuse labels that can't be learned; count inputs that leak and texts that are cut."""
+def tokenise(args, tokenizer, splits):
+    """Return the rows of each split; count texts that are cut, and inputs that two splits share."""
     if not args.by_value:
-        data.check_labels(train + valid + test, tokenizer, args.labels)
-    splits = {"train": train, "valid": valid, "test": test}
-    inputs = {split: [" ".join(e.input.split()) for e in splits[split]] for split in splits}
-    for earlier, split in combinations(splits, 2):
-        seen, texts = set(inputs[earlier]), inputs[split]
-        leaked = sum(text in seen for text in texts)
-        if leaked:
-            say(f"{split}: {leaked:,} of {len(texts):,} inputs are in {earlier} too")
+        data.check_labels(sum(splits.values(), []), tokenizer, args.labels)
+    say("tokenising the texts")
+    rows, inputs = {}, {}
     for split, examples in splits.items():
         labels = args.labels if split == "train" else "gold"
-        for line in data.text_warnings(examples, tokenizer, args.method, labels):
+        rows[split], lines = data.make_rows(examples, tokenizer, args.method, labels)
+        texts = [" ".join(example.input.split()) for example in examples]
+        for earlier, known in inputs.items():
+            if shared := sum(text in known for text in texts):
+                lines.append(f"{shared:,} of {len(texts):,} inputs are in {earlier} too")
+        inputs[split] = set(texts)
+        for line in lines:
             say(f"{split}: {line}")
+    return rows
 
 
-def load_state(run, settings, model, optimizer, scaler):
-    """Go on from a run's saved state -> its step, best, seconds; of a new run, those of the start.
+def default_micro_batch(device, V):
+    """Return how many examples make 2**23 logits, on a GPU 2**28, with targets of 64 ids."""
+    # 32 MB: on the CPU each larger tensor gets new pages from the system, which is slow
+    return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
+
+
+# ------------------------------------------------------------------------------------------------
+# what the loop is made of
+
+
+def is_validation_step(step, args):
+    return step > 0 and (step % args.eval_every == 0 or step == args.steps)
+
+
+def open_run(run, settings, tokenizer, parts, args):
+    """Make a run's folder, or load its saved state into `parts`; return its progress so far.
 
     Raises InputError where a setting that changes the result is another.
     """
-    if not (run / "state.pt").exists():
-        return 0, {"accuracy": -1.0, "step": 0}, 0.0
-    state = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
-    before = state["settings"]
-    changed = [k for k in settings if k not in UNNAMED and settings[k] != before.get(k)]
-    changes = [f"{k} was {before.get(k)!s:.16}, is {settings[k]!s:.16}" for k in changed]
-    check(not changed, f"{run} was begun with other settings: {', '.join(changes)}")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    if RANK == 0 and state["best"]["step"] == state["step"]:  # it may have been killed here
-        t5.save(model, run)
-    return state["step"], state["best"], state["seconds"]
-
-
-def read_terms(records):
-    """Fetch the terms of logged steps from the device. Raises InputError if one is not finite."""
-    for record in records:
-        for term in [term for term, value in record.items() if torch.is_tensor(value)]:
-            record[term] = record[term].item()
-            good, where = math.isfinite(record[term]), f"step {record['step']}: {term}"
-            check(good, f"{where} is {record[term]}: lower --lr, or take --precision fp32; {KEPT}")
+    progress = {"step": 0, "seconds": 0.0, "best": {"accuracy": -1.0, "step": 0}, "record": {}}
+    if (run / "state.pt").exists():
+        progress = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
+        before = progress.pop("settings")
+        changed = [k for k in settings if k not in UNNAMED.split() and settings[k] != before.get(k)]
+        changes = [f"{k} was {before.get(k)!s:.16}, is {settings[k]!s:.16}" for k in changed]
+        check(not changed, f"{run} was begun with other settings: {', '.join(changes)}")
+        for name, part in parts.items():
+            part.load_state_dict(progress.pop(name))
+    if RANK == 0:
+        run.mkdir(parents=True, exist_ok=args.resume)  # another command may have begun it meanwhile
+        for folder in (run, run / "last"):
+            folder.mkdir(exist_ok=True)
+            t5.write_json(folder / "settings.json", settings)
+            tokenizer.save(folder)
+        # the log keeps the saved steps; one that is to be validated is written after that
+        kept = progress["step"] - is_validation_step(progress["step"], args)
+        log = (run / "log.jsonl").read_bytes().splitlines(True) if kept > 0 else []
+        t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log[:kept]))
+    return progress
 
 
 def accuracy(student, examples):
-    """The share of right answers; each process asks for its share of the examples."""
+    """Return the share of right answers; each process asks for its share of the examples."""
     share = examples[RANK::WORLD]
     answers = evaluation.answer_texts(student, [e.input for e in share], explain=False)
     right = evaluation.mark_answers(student, share, answers)
@@ -337,7 +333,7 @@ def accuracy(student, examples):
 
 @torch.no_grad()
 def validation_mi(model, rows, args, collate, autocast):
-    """L_CE of the validation set, of `dss` too, which is not trained on it."""
+    """Return L_CE of the validation set, in nats; of `dss` too, which is not trained on it."""
     total, alphas = 0.0, (0.0, 0.0, 1.0)  # L_CE alone
     model.eval()
     for first in range(0, len(rows), args.batch_size):
@@ -350,95 +346,141 @@ def validation_mi(model, rows, args, collate, autocast):
     return sum_over_processes(total) / len(rows)
 
 
-def clock(seconds):  # 3661 -> 1:01:01
-    return str(timedelta(seconds=int(seconds)))
+def read_terms(records, scaler):
+    """Fetch the terms of steps from the device. Raises InputError if training has broken down."""
+    for record in records:
+        where = f"step {record['step']}"
+        for name, term in record.items():
+            if torch.is_tensor(term):
+                value = record[name] = term.item()
+                advice = f"lower --lr, or take --precision fp32; {KEPT}"
+                check(math.isfinite(value), f"{where}: {name} is {value}: {advice}")
+    advice = f"take --precision bf16; {KEPT}"  # the scale is halved at each overflow
+    check(scaler.get_scale() >= 1, f"{where}: fp16 overflows at every step: {advice}")
+
+
+def append_to_log(run, records):
+    if RANK == 0:
+        with open(run / "log.jsonl", "a") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def save_state(run, progress, settings, parts):
+    if RANK == 0:
+        state = progress | {name: part.state_dict() for name, part in parts.items()}
+        state["settings"] = settings
+        t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
+
+
+def print_progress(record, steps):
+    """Print the terms of a step, the examples per second, and the time left."""
+    step, seconds = record["step"], record["seconds"]
+    terms = "".join("-".rjust(12) if record[t] is None else f"{record[t]:12.4f}" for t in TERMS)
+    rate = record["examples"] / max(seconds, 1e-3)
+    left = timedelta(seconds=int((steps - step) * seconds / step))
+    say(f"{step:6}/{steps:<6}{terms}{rate:10.1f}/s  {left!s:>8} left")
+
+
+def final_test(run, student, test, device, metrics):
+    """Ask the last weights and those that were best on validation, once; write metrics.json."""
+    metrics["test_accuracy_last"] = accuracy(student, test)
+    if RANK == 0:
+        t5.save(student.model, run / "last")
+    wait_for_all()  # the best weights are on disk
+    best_student = student._replace(model=t5.load(run).to(device))
+    metrics["test_accuracy"] = accuracy(best_student, test)
+    if RANK == 0:
+        t5.write_json(run / "metrics.json", metrics)
+        (run / "state.pt").unlink()
+        evaluation.show_samples(best_student, test[:3])
+    best, last = metrics["test_accuracy"], metrics["test_accuracy_last"]
+    where = f"with the weights of step {metrics['best_step']}, the best on validation"
+    say(f"test accuracy {best:.2%} {where}, {last:.2%} with the last")
+    say(f"{run} was trained in {timedelta(seconds=int(metrics['seconds']))}")
 
 
 def main(argv=None):
     args = parse(argv)
     run = run_folder(args)
 
-    # the device, and the precision of training there
+    # ---- device and precision
     device = choose_device(args.device)
-    args.precision = choose_precision(args.precision, device)
-    torch.set_float32_matmul_precision("high" if args.precision == "tf32" else "highest")
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.precision)
+    precision = choose_precision(args.precision, device)
+    # with fp16, what stays in fp32, such as a feed-forward matrix, is multiplied in tf32
+    torch.set_float32_matmul_precision("high" if precision == "fp16" else "highest")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     autocast = partial(torch.autocast, device.type, dtype, enabled=dtype is not None)
     if "RANK" in os.environ:  # numbers on the CPU go by gloo, which does not wait for the GPU
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=2))
 
-    # the data and the student; process 0 first, so that it alone downloads
-    args.by_value = args.by_value or args.dataset in data.EQUATIONS
+    # ---- data and student; process 0 comes first, so that it alone downloads
     if RANK > 0:
         wait_for_all()
-    train, valid, test = load_data(args)
+    splits = load_data(args)
     model, tokenizer, origin = load_model(args)
     if RANK == 0:
         wait_for_all()
-    check_texts(args, tokenizer, train, valid, test)
-    train_rows = data.encode(train, tokenizer, args.method, args.labels)
-    valid_rows = data.encode(valid, tokenizer, args.method, args.labels)
+    rows = tokenise(args, tokenizer, splits)
     model.to(device).train()
-    args.micro_batch = args.micro_batch or default_micro_batch(device, model.config.vocab_size)
     student = evaluation.Student(model, tokenizer, args.method, args.by_value)
+    micro_batch = args.micro_batch or default_micro_batch(device, model.config.vocab_size)
+    trim_padding = args.mi != "released"  # the value of this form depends on the padding
+    layout = dict(rank=RANK, world=WORLD, micro_batch=micro_batch, trim_padding=trim_padding)
+    collate = partial(data.collate, device=device, **layout)
+
+    # ---- optimizer, and the state and the folder of the run
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.0, fused=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=args.precision == "fp16")
-
-    # the run's folder, and its state if there is one
-    settings = vars(args) | {
-        "vocabulary": hashlib.sha256(tokenizer.serialized).hexdigest(),
-        "train_examples": data.digest(train),
-        "valid_examples": data.digest(valid),
-        "test_examples": data.digest(test),
-    }
-    start, best, seconds = load_state(run, settings, model, optimizer, scaler)
-    if RANK == 0:
-        run.mkdir(parents=True, exist_ok=args.resume)  # another command may have begun it meanwhile
-        for folder in (run, run / "last"):
-            folder.mkdir(exist_ok=True)
-            t5.write_json(folder / "settings.json", settings)
-            tokenizer.save(folder)
-        # what was logged after the saved step is cut off: those steps are taken again
-        log = (run / "log.jsonl").read_bytes().splitlines(True) if start else []
-        t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log[:start]))
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    settings = vars(args) | {"precision": precision, "micro_batch": micro_batch}
+    settings["vocabulary"] = hashlib.sha256(tokenizer.serialized).hexdigest()
+    settings |= {f"{split}_examples": data.digest(splits[split]) for split in splits}
+    progress = open_run(run, settings, tokenizer, parts, args)
+    step, best, record = progress["step"], progress["best"], progress["record"]
     parameters = sum(p.numel() for p in model.parameters())
-    epochs = args.steps * args.batch_size / len(train)
-    say(
-        f"{args.size}: {parameters:,} parameters, {origin}; {args.precision} on {WORLD} x "
-        f"{device.type}; {args.steps:,} steps of {args.batch_size} are {epochs:,.1f} epochs; {run}"
-    )
+    epochs = f"{args.steps * args.batch_size / len(rows['train']):,.1f} epochs"
+    say(f"{args.size}: {parameters:,} parameters, {origin}; {precision} on {WORLD} x {device.type}")
+    say(f"{run}: {args.steps:,} steps of {args.batch_size} examples, {epochs}")
 
-    # the loop
-    step, pending = start, []
-    began = time.monotonic() - seconds  # the time before a resume counts, too
+    # ---- the loop
+    batches = data.batches(len(rows["train"]), args.batch_size, args.seed, step)
+    pending = []  # records of steps that are not in the log yet
+    began = time.monotonic() - progress["seconds"]  # the time before a resume counts, too
     last_print = last_save = time.monotonic()
-    batches = data.batches(len(train_rows), args.batch_size, args.seed, start)
-    loss_of = torch.compile(training_loss, dynamic=True) if args.compile else training_loss
-
-    def collate(batch):
-        trim_padding = args.mi != "released"  # its loss depends on the padding
-        return data.collate(batch, device, RANK, WORLD, args.micro_batch, trim_padding)
-
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "    examples      time")
-    while step < args.steps:
-        # the next batch: this process's share of it, and what its losses are divided by
-        micro_batches, totals = collate([train_rows[i] for i in next(batches)])
+    while True:
+        # validation of the last step; after a resume of the step that was saved
+        if is_validation_step(step, args):
+            found = record["validation_accuracy"] = accuracy(student, splits["valid"])
+            if args.method in ("dss", "mi"):
+                L_CE = validation_mi(model, rows["valid"], args, collate, autocast)
+                record["validation_mi"] = L_CE
+            say(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}")
+            if found >= best["accuracy"]:  # on ties the later step
+                best = {"accuracy": found, "step": step}
+                if RANK == 0:
+                    t5.save(model, run)
+            append_to_log(run, [record])
+        if step == args.steps:
+            break
 
-        # seed what dropout draws by the step, so that a resumed run draws the same
-        draws = np.random.SeedSequence([args.seed, step, RANK]).generate_state(1, np.uint64)
-        torch.manual_seed(int(draws[0]))
+        # the next batch: this process's share of it, and what its losses are divided by
+        micro_batches, totals = collate([rows["train"][i] for i in next(batches)])
+        # the random numbers of dropout depend on the step, so that a resumed run draws the same
+        seeds = np.random.SeedSequence([args.seed, step, RANK]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seeds[0]))
 
         # forward and backward in micro-batches: losses and gradients add up to the batch's
         terms = {}
         for sources, targets in micro_batches:
             with autocast():
-                loss, parts = loss_of(
+                loss, micro_terms = training_loss(
                     model, sources, targets, args.alphas, args.mi, args.reduce, totals
                 )
             scaler.scale(loss).backward()
-            for term, part in parts.items():
-                terms[term] = terms.get(term, 0.0) + part
+            for name, term in micro_terms.items():
+                terms[name] = terms.get(name, 0.0) + term
         sum_gradients(model, terms)
 
         # one step of AdamW, at a rate that falls to 0, on gradients clipped to a norm of 1
@@ -451,89 +493,41 @@ def main(argv=None):
         scaler.update()
         optimizer.zero_grad()
         step += 1
-        seconds = time.monotonic() - began
-        record = {"step": step, "seconds": round(seconds, 3), "examples": step * args.batch_size}
-        record |= {"lr": lr} | dict.fromkeys(TERMS) | terms  # None: a term the method lacks
+        record = {"step": step, "seconds": round(time.monotonic() - began, 3)}
+        record |= {"examples": step * args.batch_size, "lr": lr}
+        record |= dict.fromkeys(TERMS) | terms  # None: a term that the method lacks
         pending.append(record)
 
-        # what is due: a signal to one process stops all of them
+        # the log and the state, if due; a signal to one process stops all of them
         stop_now = sum_over_processes(len(stop_signals)) > 0
-        validate_now = step % args.eval_every == 0 or step == args.steps
-        save_now = stop_now or validate_now or time.monotonic() - last_save > SAVE_EVERY
-        if not save_now and time.monotonic() - last_print < 5:
-            continue
-
-        # the log: reading a loss waits for the GPU, so all since the last line are read at once
-        read_terms(pending)
-        good = not scaler.is_enabled() or scaler.get_scale() >= 1  # it is halved at each overflow
-        check(good, f"step {step}: fp16 overflows at every step: take --precision bf16; {KEPT}")
-        columns = ("-" if record[term] is None else f"{record[term]:.4f}" for term in TERMS)
-        rate, left = step / seconds, clock((args.steps - step) * seconds / step)
-        say(
-            f"{step:6}/{args.steps:<6}"
-            + "".join(f"{column:>12}" for column in columns)
-            + f"{rate * args.batch_size:10.1f}/s  {left:>8} left"
-        )
-        last_print = time.monotonic()
-
-        # validation, and whether these are the best weights so far
-        if validate_now:
-            record["validation_accuracy"] = accuracy(student, valid)
-            if args.method in ("dss", "mi"):
-                record["validation_mi"] = validation_mi(model, valid_rows, args, collate, autocast)
-            found = record["validation_accuracy"]
-            say(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}")
-            if found >= best["accuracy"]:  # of equal ones the later, which has learned for longer
-                best = {"accuracy": found, "step": step}
-
-        # the log, then the state, which holds no step that the log lacks, then the best weights
-        if RANK == 0:
-            with open(run / "log.jsonl", "a") as file:
-                file.writelines(json.dumps(line) + "\n" for line in pending)
-        if RANK == 0 and save_now:
-            seconds = time.monotonic() - began
-            state = {"step": step, "best": best, "seconds": seconds, "settings": settings}
-            trained = {"model": model, "optimizer": optimizer, "scaler": scaler}
-            state |= {name: part.state_dict() for name, part in trained.items()}
-            t5.replace_file(run / "state.pt", lambda file: torch.save(state, file))
-            if best["step"] == step:
-                t5.save(model, run)
-        pending = []
-        last_save = time.monotonic() if save_now else last_save
+        validate_next = is_validation_step(step, args)
+        save_now = stop_now or validate_next or time.monotonic() - last_save > SAVE_EVERY
+        if save_now or time.monotonic() - last_print > PRINT_EVERY:
+            read_terms(pending, scaler)  # waits for the GPU, so all since the last line at once
+            append_to_log(run, pending[:-1] if validate_next else pending)  # validation adds to it
+            pending = []
+            if save_now:
+                progress = {"step": step, "seconds": time.monotonic() - began}
+                save_state(run, progress | {"best": best, "record": record}, settings, parts)
+                last_save = time.monotonic()
+            print_progress(record, args.steps)
+            last_print = time.monotonic()
         if stop_now:
             say(f"stopped after step {step}, which is saved: go on with --resume")
             wait_for_all()  # none leaves before the state is on disk
             return 128 + (stop_signals or [signal.SIGTERM])[0]
 
-    # the test set, once: with the last weights and with those that were best on validation
-    seconds = time.monotonic() - began
+    # ---- the test set
     metrics = {"validation_accuracy": best["accuracy"], "best_step": best["step"]}
-    metrics |= {"examples": args.steps * args.batch_size, "seconds": round(seconds, 1)}
-    if scaler.is_enabled():
-        taken = optimizer.state[next(model.parameters())]["step"]
-        metrics["skipped_steps"] = args.steps - int(taken)  # those that overflowed
-    metrics["test_accuracy_last"] = accuracy(student, test)
-    if RANK == 0:
-        t5.save(model, run / "last")
-    wait_for_all()  # the best weights are on disk
-    chosen = student._replace(model=t5.load(run).to(device))
-    metrics["test_accuracy"] = accuracy(chosen, test)
-    if RANK == 0:
-        t5.write_json(run / "metrics.json", metrics)
-        (run / "state.pt").unlink()
-        evaluation.show_samples(chosen, test[:3])
-    say(
-        f"test accuracy {metrics['test_accuracy']:.2%} with the weights of step {best['step']}, "
-        f"the best on validation, {metrics['test_accuracy_last']:.2%} with the last\n"
-        f"{run} was trained in {clock(seconds)}"
-    )
+    metrics["examples"] = args.steps * args.batch_size
+    metrics["seconds"] = round(time.monotonic() - began, 1)
+    final_test(run, student, splits["test"], device, metrics)
     wait_for_all()  # none leaves while another still needs it
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    for name in {"SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"} & set(dir(signal)):  # two on Windows
-        if name != "SIGHUP" or signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks
-            signal.signal(getattr(signal, name), ask_to_stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask_to_stop)
     sys.exit(evaluation.run_for_user("train.py", main))

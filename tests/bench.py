@@ -9,18 +9,18 @@ Real SVAMP examples, the real vocabulary, random weights. A rate is the median o
 the sides take turns in one process; a ratio is the median of the rounds' ratios, beside the
 smallest and the largest. Whole procedures are compared.
 
-training, compile   Steps on the same random batches. Ours encodes both tasks in one pass, with
-                    `--mi paper`; theirs makes two passes and computes the authors' loss. The CPU: 5
-                    rounds of one step of 32 examples, in fp32 and in bf16. CUDA: 3 rounds of 20
-                    steps of 64 in bf16, sizes small and base, and the peak of allocated memory;
-                    cuDNN's attention is off on both sides, for the reason that t5.py gives.
-decoding            From texts to texts, size small. Ours sorts them by length, takes 64 at once
-                    (CUDA: 512) and drops a row when it ends; theirs takes the file's order, 64 at
-                    once (CUDA: then 512). The student, if --student names no run on SVAMP, is
-                    overfitted to a twentieth of SVAMP, so that most of its texts end.
-profile             The operators that take most of our step's time.
-memory              The CPU: the peak of two steps on the longest rationales, in a process of its
-                    own, with all that it imports.
+training   Steps on the same random batches, all of which both sides take once to warm up. Ours
+           encodes both tasks in one pass, with `--mi paper`; theirs makes two passes and computes
+           the authors' loss. The CPU: 5 rounds of one step of 32 examples, in fp32 and in bf16.
+           CUDA: 3 rounds of 20 steps of 64 in bf16, sizes small and base, and the peak of allocated
+           memory; cuDNN's attention is off on both sides, for the reason that t5.py gives.
+decoding   From texts to texts, size small. Ours sorts them by length, takes 64 at once (CUDA: 512)
+           and drops a row when it ends; theirs takes the file's order, 64 at once (CUDA: then 512).
+           The student, if --student names no run on SVAMP, is overfitted to a twentieth of SVAMP,
+           so that most of its texts end.
+profile    The operators that take most of our step's time.
+memory     The CPU: the peak of two steps on the longest rationales, in a process of its own, with
+           all that it imports.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import tempfile
 import time
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import compress, product
+from itertools import compress, cycle, islice, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +66,7 @@ PLANS = {
     "cpu": Plan(["small"], 32, ["fp32", "bf16"], rounds=5, steps=1, texts=200),
     "cuda": Plan(["small", "base"], 64, ["bf16"], rounds=3, steps=20, texts=512),
 }
-PARTS = ["memory", "training", "decoding", "profile", "compile"]
+PARTS = ["memory", "training", "decoding", "profile"]
 QUICK = {"sizes": ["tiny"], "batch": 8, "precisions": ["bf16"], "rounds": 1, "steps": 1, "texts": 9}
 
 
@@ -94,16 +94,17 @@ def parse():
 
 def encoded(args):
     examples, _ = data.train_and_valid("svamp", args.data_root)
-    return data.encode(examples, data.Tokenizer(args.tokenizer), "mi")
+    return data.make_rows(examples, data.Tokenizer(args.tokenizer), "mi")[0]
 
 
 # ---- the two sides' steps
 
 
 class Case(NamedTuple):
-    ids: list  # of examples, as `data.encode` gives them
+    rows: list  # of `data.make_rows`
     batch: int
     device: torch.device
+    batches: int = 1  # how many different ones, before they come again
     size: str = "small"
     precision: str = "fp32"
     vocabulary: int = VOCABULARY
@@ -118,10 +119,10 @@ class Case(NamedTuple):
         """-> a function that takes a step of AdamW on the next random batch: `make_losses(rows)`
         are the losses of its micro-batches, which add up to the batch's."""
         optimizer = torch.optim.AdamW(model.parameters(), 5e-5, weight_decay=0.0, fused=True)
-        batches = data.batches(len(self.ids), self.batch, seed=0)
+        batches = cycle(islice(data.batches(len(self.rows), self.batch, seed=0), self.batches))
 
         def step():
-            for loss in make_losses([self.ids[i] for i in next(batches)]):
+            for loss in make_losses([self.rows[i] for i in next(batches)]):
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -130,18 +131,19 @@ class Case(NamedTuple):
         return step
 
 
-def our_step(case, micro_batch=None, compiled=False):
+def our_step(case, micro_batch=None):
     """train.py's step."""
     torch.manual_seed(0)
     model = t5.T5(case.config()).to(case.device).train()
     micro_batch = micro_batch or train.default_micro_batch(case.device, case.vocabulary)
-    loss_of = torch.compile(train.training_loss, dynamic=True) if compiled else train.training_loss
 
     def losses(rows):
         micro_batches, totals = data.collate(rows, case.device, micro_batch=micro_batch)
         for sources, targets in micro_batches:
             with case.autocast():
-                loss, _ = loss_of(model, sources, targets, train.ALPHAS, "paper", "max", totals)
+                loss, _ = train.training_loss(
+                    model, sources, targets, train.ALPHAS, "paper", "max", totals
+                )
             yield loss
 
     return case.step_of(model, losses)
@@ -213,7 +215,8 @@ class Side:
         gc.collect()
         before, self.device, self.peak = allocated(device), device, 0.0
         self.step = make()
-        self.warm_up = seconds(lambda: [self.step() for _ in range(warm_up)], device)
+        for _ in range(warm_up):
+            self.step()
         self.resident = allocated(device) - before  # weights and AdamW's state
 
     def take(self, steps):
@@ -263,11 +266,14 @@ def print_share_of_peak(case, steps):
 # ---- the parts
 
 
+def batches_of(plan):
+    return plan.rounds * plan.steps
+
+
 def bench_steps(args, sides, rows):
-    """Time the sides, {name: what makes its step}, print rows, (title, our side, their side), and
-    return the sides."""
-    warm_up = args.plan.steps + 2  # --compile meets a few shapes before it settles
-    made = {name: Side(make, args.device, warm_up) for name, make in sides.items()}
+    """Time the sides, {name: what makes its step}, and print rows, (title, our side, theirs)."""
+    count = batches_of(args.plan)  # no shape is new when time is taken
+    made = {name: Side(make, args.device, warm_up=count) for name, make in sides.items()}
     taken = [
         {name: side.take(args.plan.steps) for name, side in made.items()}
         for _ in range(args.plan.rounds)
@@ -278,13 +284,13 @@ def bench_steps(args, sides, rows):
         peaks = made[ours].peak, made[theirs].peak
         if peaks[0]:
             row("    peak memory, GiB", *peaks, peaks[1] / peaks[0])
-    return made
 
 
 def bench_training(args):
     micro_batch = train.default_micro_batch(args.device, VOCABULARY)
     for size, precision in product(args.plan.sizes, args.plan.precisions):
-        case = Case(encoded(args), args.plan.batch, args.device, size, precision)
+        count = batches_of(args.plan)
+        case = Case(encoded(args), args.plan.batch, args.device, count, size, precision)
         sides = {"ours": partial(our_step, case), "theirs": partial(their_step, case)}
         title = f"training, examples/s, {size}, {precision}, batch {case.batch}"
         rows = [(title, "ours", "theirs")]
@@ -298,24 +304,9 @@ def bench_training(args):
         print_share_of_peak(case, args.plan.steps)
 
 
-def bench_compile(args):
-    for size in args.plan.sizes:
-        torch._dynamo.reset()  # each size compiles anew
-        case = Case(encoded(args), args.plan.batch, args.device, size, "bf16")
-        sides = {
-            "compiled": partial(our_step, case, compiled=True),
-            "ours": partial(our_step, case),
-            "theirs": partial(their_step, case),
-        }
-        title = f"--compile, examples/s, {size}, bf16, batch {case.batch}"
-        rows = [(title, "compiled", "theirs"), ("    without", "ours", "theirs")]
-        made = bench_steps(args, sides, rows)
-        print(f"    its first {args.plan.steps + 2} steps took {made['compiled'].warm_up:.0f} s")
-
-
 def bench_profile(args):
     for size in args.plan.sizes:
-        step = our_step(Case(encoded(args), args.plan.batch, args.device, size, "bf16"))
+        step = our_step(Case(encoded(args), args.plan.batch, args.device, 1, size, "bf16"))
         step()
         with torch.profiler.profile() as profile:
             step()
@@ -464,7 +455,6 @@ def main():
         "training": bench_training,
         "decoding": bench_decoding,
         "profile": bench_profile,
-        "compile": bench_compile,
     }
     for part, bench in benches.items():
         if part in args.parts:

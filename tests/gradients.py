@@ -73,7 +73,7 @@ def main():
     examples, _ = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
     model, tokenizer, origin = train.load_model(args)
     model.eval()
-    ids = data.encode(examples, tokenizer, "mi", args.labels)
+    ids, _ = data.make_rows(examples, tokenizer, "mi", args.labels)
     tables = []
     for rows in islice(data.batches(len(ids), args.batch_size, args.seed), 9):
         [(sources, targets)], _ = data.collate([ids[i] for i in rows], "cpu")

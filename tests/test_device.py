@@ -36,7 +36,7 @@ on_each_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def made_up(config, lengths):
-    """Rows as `data.encode` gives them, of random ids: [([source] * 2, [target] * 2)]."""
+    """Rows as `data.make_rows` gives them, of random ids: [([source] * 2, [target] * 2)]."""
     rng = random.Random(0)
 
     def ids(n):
@@ -243,7 +243,7 @@ def gifts(toy, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def plain_fp32():  # after a run in tf32
+def plain_fp32():  # after a run in fp16
     yield
     torch.set_float32_matmul_precision("highest")
 
@@ -255,14 +255,8 @@ def accuracy_of(run, device, *flags):
     return re.search(r"accuracy, %\s+(\S+)", out.getvalue())[1]
 
 
-PRECISIONS = ["tf32", "bf16", "fp16"]
-# on the CPU auto and tf32 are the same arithmetic, and compiling takes two minutes: there the graph
-# is compared, in tests/test_train.py
-CASES = [(device, precision) for device in DEVICES for precision in PRECISIONS]
-CASES += [(device, name) for device in DEVICES[1:] for name in ("auto", "compile")]
-
-
-@pytest.mark.parametrize("device, precision", CASES)
+@on_each_device
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16", "fp16"])
 def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
     gifts, tmp_path, monkeypatch, device, precision
 ):
@@ -275,8 +269,7 @@ def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
         return generate(*batch)
 
     monkeypatch.setattr(t5.T5, "generate", watched)
-    flags = ["--compile"] if precision == "compile" else ["--precision", precision]
-    flags += [*gifts, "--device", device, "--out", str(tmp_path)]
+    flags = [*gifts, "--precision", precision, "--device", device, "--out", str(tmp_path)]
     with stop_in_batch(20):
         assert train.main(flags) == 128 + signal.SIGTERM
     run = the_run(tmp_path)
@@ -305,10 +298,10 @@ def test_a_step_never_waits_for_the_device(gifts, tmp_path, monkeypatch, device,
         if device == "cuda":
             torch.cuda.set_sync_debug_mode(mode)
 
-    def begin(*batch):
+    def begin(*batch, **settings):
         if torch.is_grad_enabled():  # not in validation
             waiting("error")
-        return collate(*batch)
+        return collate(*batch, **settings)
 
     def end(optimizer):
         waiting("default")

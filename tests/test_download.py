@@ -4,13 +4,9 @@ python -m pytest tests/test_download.py
 """
 
 import hashlib
-import importlib.util
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +17,6 @@ import pytest
 import data
 import t5
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = {"spiece.model": b"pieces" * 9, "model.safetensors": b"weights" * 9_999}
 REPOSITORY, COMMIT = data.PUBLISHED["small"]
 ARCHIVE = "/datasets.zip"
@@ -39,12 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Length": len(body)} | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        self.wfile.write(body)
         if body == b"stalls":
             self.server.ended.wait(30)
-
-    do_HEAD = do_GET
 
     def log_message(self, *args):
         pass
@@ -60,10 +52,9 @@ def server(monkeypatch):
     monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: set_timeout(seconds / 20))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as if it were not installed
     monkeypatch.setattr(data, "DSS", server.url + ARCHIVE)
     server.answers[ARCHIVE] = 200, {}, pinned(monkeypatch, zipped(SVAMP))
-    put_on_hub(server, REPOSITORY, COMMIT, FILES)
+    server.answers[SPIECE], server.answers[WEIGHTS] = ((200, {}, x) for x in FILES.values())
     spiece, weights = (hashlib.sha256(body).hexdigest() for body in FILES.values())
     monkeypatch.setattr(data, "SHA256", {"small": weights, "spiece.model": spiece})
     yield server
@@ -71,20 +62,6 @@ def server(monkeypatch):
     server.shutdown()
     server.server_close()
     set_timeout(None)
-
-
-def put_on_hub(server, repository, revision, files):
-    """Serve a model as the hub does: its revision, the list of its files, and each file."""
-    commit = "a" * 40 if revision == "main" else revision
-    sums = {name: hashlib.sha1(body).hexdigest() for name, body in files.items()}
-    info = {"id": repository, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
-    tree = [{"type": "file", "path": n, "size": len(files[n]), "oid": sums[n]} for n in files]
-    for what, value in {f"revision/{revision}": info, f"tree/{commit}": tree}.items():
-        headers, body = {"Content-Type": "application/json"}, json.dumps(value).encode()
-        server.answers[f"/api/models/{repository}/{what}"] = 200, headers, body
-    for name, body in files.items():
-        headers = {"ETag": f'"{sums[name]}"', "X-Repo-Commit": commit}
-        server.answers[f"/{repository}/resolve/{commit}/{name}"] = 200, headers, body
 
 
 SVAMP = {"README": "x" * 20_000, "b/svamp/SVAMP.json": "[]", "b/cqa/cqa_test.json": "unread"}
@@ -112,7 +89,7 @@ def files(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
-# ---- the published sets, and presets without the optional package ----
+# ---- the published sets ----
 
 
 def test_the_archive_is_fetched_once_and_its_sets_load(server, tmp_path):
@@ -138,6 +115,50 @@ def test_whatever_names_an_archive_holds_only_sets_are_written(server, tmp_path,
     assert not any("evil" in path.name for path in tmp_path.parent.glob("*"))
 
 
+NLI = {"premise": "A.", "hypothesis": "B.", "label": 1}
+BOTH = SVAMP | {
+    "esnli/esnli_train.json": json.dumps(NLI),
+    "esnli/llm/train_CoT_0.json": '["So. Answer: neutral"]',
+    "svamp/llm/train_CoT_1.json": '["No."]',
+}
+
+
+@pytest.mark.parametrize("url", ["http", "file"])
+def test_a_split_that_is_there_keeps_every_byte(server, tmp_path, monkeypatch, url):
+    """Here trimmed and edited; the archive has one file more for it."""
+    content, root = pinned(monkeypatch, zipped(BOTH)), tmp_path / "sets"
+    server.answers[ARCHIVE] = 200, {}, content
+    if url == "file":
+        (tmp_path / "datasets.zip").write_bytes(content)
+        monkeypatch.setattr(data, "DSS", (tmp_path / "datasets.zip").as_uri())
+    edited = {
+        "svamp/svamp_train.json": b'{"input": "Mine?", "label": "( 7 )"}',
+        "svamp/llm/train_CoT_0.json": b'["Mine. The answer is (7)."]',
+        "cqa/llm/test_CoT_0.json": b"half a set, as a kill leaves it",
+    }
+    for name, body in edited.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(body)
+    [example] = data.load("esnli", "train", root)
+    assert example == data.Example("A.</s>B.", "neutral", "So.", "neutral")
+    assert files(root).items() >= edited.items() and "cqa/cqa_test.json" in files(root)
+    assert data.load("svamp", "train", root) == [data.Example("Mine?", "( 7 )", "Mine.", "(7)")]
+    assert len(data.load("svamp", "test", root)) == 2
+
+
+def test_what_is_missing_and_a_root_that_cant_be_written_are_named(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "DSS", f"{server.url}/nothing")
+    with pytest.raises(t5.InputError, match=r"esnli/esnli_train.json is missing, and .* 404"):
+        data.load("esnli", "train", tmp_path)
+    monkeypatch.setattr(data, "DSS", server.url + ARCHIVE)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"Not a directory: '{tmp_path}/file"):
+        data.load("svamp", "train", tmp_path / "file")
+
+
+# ---- the presets ----
+
+
 def test_a_presets_files_are_fetched_once_and_its_config_is_the_presets(server, tmp_path):
     server.answers["/elsewhere"] = server.answers[WEIGHTS]  # the hub, too, redirects to large files
     server.answers[WEIGHTS] = 302, {"Location": "/elsewhere"}, b""
@@ -148,6 +169,17 @@ def test_a_presets_files_are_fetched_once_and_its_config_is_the_presets(server, 
         assert server.asked == [SPIECE, WEIGHTS, "/elsewhere"]
     other = data.published("small", ["spiece.model"], tmp_path / "other")
     assert files(other).keys() == {"spiece.model", "config.json"}
+
+
+def test_the_weights_of_v1_1_are_a_pickle_without_a_checksum(server, tmp_path):
+    repository, commit = data.PUBLISHED["v1_1-base"]
+    for name, body in ("spiece.model", FILES["spiece.model"]), ("pytorch_model.bin", b"pickle"):
+        server.answers[f"/{repository}/resolve/{commit}/{name}"] = 200, {}, body
+    folder = data.published("v1_1-base", folder=tmp_path)
+    assert files(folder).keys() == {"config.json", "spiece.model", "pytorch_model.bin"}
+    assert t5.read_config(folder / "config.json") == t5.PRESETS["v1_1-base"]
+    with pytest.raises(t5.InputError, match="pytorch_model.bin: .* delete it and run again"):
+        t5.load(folder)
 
 
 DOWNLOADS = [
@@ -186,64 +218,8 @@ def test_a_failed_download_leaves_one_line(server, tmp_path, monkeypatch, get, p
         assert get(tmp_path)  # the next call succeeds
 
 
-def test_names_that_cannot_be_fetched_are_refused_and_a_folder_stays(server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_presets_that_cannot_be_fetched_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "mirror.example")  # no URL
-    words = dict.fromkeys(["t5-small", "no/such/t5", "./mine", "~/mine"], "expected a folder")
-    words |= dict.fromkeys(["v1_1-base", "someone/t5"], "pip install huggingface_hub")
-    words |= {"small": "mirror.example", "tiny": "--from-scratch"}
-    for name, expected in words.items():
-        with pytest.raises(t5.InputError, match=f"^[^\n]*{expected}[^\n]*$"):
-            data.published(name) if name in t5.PRESETS else data.find_weights(name)
-    Path("someone/t5").mkdir(parents=True)  # the hub may have this name
-    assert data.find_weights("someone/t5") == Path("someone/t5")
-
-
-def test_train_py_without_the_package_ends_with_one_line_and_status_2(toy, tmp_path):
-    flags = ["--weights", "google/x", "--data-root", str(toy), "--out", str(tmp_path)]
-    code = "import runpy, sys; sys.modules['huggingface_hub'] = None; "
-    code += f"sys.argv[1:] = {flags}; runpy.run_path('train.py', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "google/x" in done.stderr and "pip install huggingface_hub" in done.stderr
-
-
-# ---- models by huggingface_hub, which reads its settings once: in processes of their own ----
-
-OLD, PLAIN = {"pytorch_model.bin": b"pickle"}, {"config.json": b"{}", "spiece.model": b"pieces"}
-SHARDS = {"model-1-of-2.safetensors": b"one", "model-2-of-2.safetensors": b"two"}
-OLD_SHARDS = {"pytorch_model-1-of-2.bin": b"one", "pytorch_model-2-of-2.bin": b"two"}
-MODELS = {  # what the hub has of a model, and what of that is left there
-    "small": (PLAIN | FILES | OLD, OLD),
-    "v1_1-small": (PLAIN | OLD, {}),
-    "me/t5": (PLAIN | FILES | OLD | {"tokenizer.json": b"{}"}, OLD),
-    "me/old": (PLAIN | OLD | {"tf_model.h5": b"tf"}, {"tf_model.h5"}),
-    "me/shards": (PLAIN | SHARDS | {"model.safetensors.index.json": b"{}"}, {}),
-    "me/old-shards": (PLAIN | OLD_SHARDS | {"pytorch_model.bin.index.json": b"{}"}, {}),
-}
-FETCH = """
-import sys, data
-for name in sys.argv[1:]:
-    try:
-        print(data.published(name) if name in data.PUBLISHED else data.find_weights(name))
-    except data.InputError as error:
-        print(repr(str(error)))
-"""
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("huggingface_hub"), reason="not installed")
-def test_models_arrive_in_the_files_they_have_and_offline_from_the_cache(server, tmp_path):
-    for name, (content, _) in MODELS.items():
-        put_on_hub(server, *data.PUBLISHED.get(name, (name, "main")), content)
-    command = [sys.executable, "-c", FETCH, *MODELS, "me/unknown"]
-    environment = {name: value for name, value in os.environ.items() if name[:3] != "HF_"}
-    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    for offline in "0", "1":
-        server.asked.clear()
-        environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": offline}
-        printed = subprocess.check_output(command, cwd=tmp_path, env=environment, text=True)
-        *folders, refusal = printed.splitlines()
-        for folder, (content, left) in zip(folders, MODELS.values(), strict=True):
-            assert files(folder) == {k: v for k, v in content.items() if k not in left}
-        assert "me/unknown" in refusal and "--weights" in refusal and r"\n" not in refusal
-        assert bool(server.asked) == (offline == "0")
+    for size, words in ("small", "mirror.example"), ("tiny", "add --from-scratch"):
+        with pytest.raises(t5.InputError, match=f"^[^\n]*{words}[^\n]*$"):
+            data.published(size, folder=tmp_path)

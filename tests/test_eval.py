@@ -283,7 +283,8 @@ def test_a_student_that_writes_a_labels_exact_ids_is_right(runs, labels, method,
     """Whatever characters the vocabulary lacks: answer and label are read by one function."""
     student = student_of(runs["mi"])._replace(method=method, by_value=False)
     examples = [data.Example("text", label, "Because.", "") for label in labels * 40]
-    targets = [targets[0] for _, targets in data.encode(examples, student.tokenizer, method)]
+    rows, _ = data.make_rows(examples, student.tokenizer, method)
+    targets = [targets[0] for _, targets in rows]
 
     def write_targets(source, max_new_tokens):  # what a perfect student generates, two batches
         rows = [targets.pop(0) for _ in range(len(source))]
@@ -646,7 +647,7 @@ NAMED = [
     ("--size base --alphas 1 1 0", "base-mi-alphas_1.0_1.0_0.0", ""),
     ("--size base --subsample 0.5", "base-mi-subsample_0.5", ""),
     ("--size base --from-scratch", "base-mi-from_scratch", ""),
-    ("--weights google/flan-t5-base", "google--flan-t5-base-mi", ""),
+    ("--weights ../flan", f"{data.title('../flan')}-mi", ""),
 ]
 
 
