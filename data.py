@@ -528,14 +528,18 @@ SHA256 = {  # of model.safetensors and, the same for all, of spiece.model
 WEIGHTS = "--weights FOLDER (config.json, weights, spiece.model) or --from-scratch --tokenizer FILE"
 
 
-def download(url, path, sha256=None):
-    """Write the content of a url to a file, checked where its sha256 is known. Raises OSError."""
+def download(url, path, advice, sha256=None):
+    """Write the content of a url to a file, checked where its sha256 is known.
+
+    Raises OSError where the folder can't be written, InputError with the advice at its end.
+    """
     os.makedirs(path.parent, exist_ok=True)
     socket.setdefaulttimeout(10)  # seconds without a byte
     try:
         torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
-    except (RuntimeError, HTTPException, ValueError) as error:  # RuntimeError: another checksum
-        raise OSError(" ".join(str(error).split())) from None
+    except (OSError, RuntimeError, HTTPException, ValueError) as error:  # Runtime: another sha256
+        why = " ".join(str(error).split())
+        raise InputError(f"{url} is unavailable ({why}): {advice}") from None
 
 
 def download_sets(root, missing):
@@ -544,16 +548,14 @@ def download_sets(root, missing):
     A split that has its lines stays as it is, since a user may have edited it. missing: the path
     that an error names. Raises OSError, InputError.
     """
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            download(DSS, Path(folder) / "datasets.zip")
-            content = (Path(folder) / "datasets.zip").read_bytes()
-        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        check(blob == DSS_BLOB, f"its checksum is {blob}, expected {DSS_BLOB}")
-        bundle = zipfile.ZipFile(io.BytesIO(content))
-    except (OSError, InputError, zipfile.BadZipFile) as error:
-        why = f"{missing} is missing, and {DSS} is unavailable ({error})"
-        raise InputError(f"{why}: give --data-root FOLDER, which has the sets") from None
+    advice = f"{missing} is missing: give --data-root FOLDER, which has the sets"
+    os.makedirs(root, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:  # fails at once if nothing can be written
+        download(DSS, Path(folder) / "datasets.zip", advice)
+        content = (Path(folder) / "datasets.zip").read_bytes()
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    check(blob == DSS_BLOB, f"{DSS}: its checksum is {blob}, expected {DSS_BLOB}; {advice}")
+    bundle = zipfile.ZipFile(io.BytesIO(content))
     # groups: the path below `root`, whatever folders stand before it; the set; twice the split
     ours = r"(?:.*/)?((\w+)/(?:\2_(train|valid|test)|llm/(train|valid|test)_CoT_\d+)\.json)"
     # the teacher's texts first: a split that has its lines is then whole
@@ -577,12 +579,10 @@ def published(size, names=None, folder="weights"):
     folder = Path(folder) / size
     weights = "model.safetensors" if size in SHA256 else "pytorch_model.bin"
     for name in names or ["spiece.model", weights]:
-        url = f"{hub}/{repository}/resolve/{revision}/{name}"
-        try:
-            if not (folder / name).exists():
-                download(url, folder / name, SHA256.get(size if name == weights else name))
-        except OSError as error:
-            raise InputError(f"{url} is unavailable ({error}): give {WEIGHTS}") from None
+        if not (folder / name).exists():
+            url = f"{hub}/{repository}/resolve/{revision}/{name}"
+            sha256 = SHA256.get(size if name == weights else name)
+            download(url, folder / name, f"give {WEIGHTS}", sha256)
     if not (folder / "config.json").exists():  # it is known
         t5.write_json(folder / "config.json", asdict(t5.PRESETS[size]))
     return folder

@@ -118,11 +118,10 @@ def parse(argv=None):
         if getattr(args, name) is None:
             setattr(args, name, value)
     for name in ("steps", "batch_size", "micro_batch", "eval_every", "lr", "subsample"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            parser.error(f"--{name.replace('_', '-')}: expected more than 0, found {value}")
-    if args.subsample > 1:
-        parser.error(f"--subsample: expected at most 1, found {args.subsample}")
+        value, most = getattr(args, name), 1 if name == "subsample" else 1e9
+        if value is not None and not 0 < value <= most:
+            flag = "--" + name.replace("_", "-")
+            parser.error(f"{flag}: expected more than 0 and at most {most:,}, found {value}")
     if not all(0 <= number < 2**63 for number in (*args.alphas, args.seed)):
         parser.error("--alphas, --seed: expected at least 0 and below 2**63")
     if args.method == "dss":
@@ -221,14 +220,15 @@ def choose_precision(name, device):
 
 def load_data(args):
     """Return {split: examples} of train, valid and test."""
+    say(f"{args.dataset}: reading and tokenising the texts")
     train, valid = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
     test = data.load(args.dataset, "test", args.data_root)
     known = any(example.llm_label for example in train)
     why = f"{args.dataset}: --labels llm needs the teacher's labels (`llm_label`), found none"
     check(known or args.labels == "gold", why)
     n = len(train)
-    sizes = f"expected {WORLD} (one per process) to {n} (all training examples)"
-    check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {sizes}")
+    limits = f"expected {WORLD} (one per process) to {n} (all training examples)"
+    check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {limits}")
     if args.by_value:
         for label in sorted({e.label for e in train + valid + test}):
             good = data.evaluate_equation(label) is not None
@@ -267,7 +267,6 @@ def tokenise(args, tokenizer, splits):
     """Return the rows of each split; count texts that are cut, and inputs that two splits share."""
     if not args.by_value:
         data.check_labels(sum(splits.values(), []), tokenizer, args.labels)
-    say("tokenising the texts")
     rows, inputs = {}, {}
     for split, examples in splits.items():
         labels = args.labels if split == "train" else "gold"
@@ -316,9 +315,10 @@ def open_run(run, settings, tokenizer, parts, args):
             folder.mkdir(exist_ok=True)
             t5.write_json(folder / "settings.json", settings)
             tokenizer.save(folder)
-        # the log keeps the saved steps; one that is to be validated is written after that
-        kept = progress["step"] - is_validation_step(progress["step"], args)
-        log = (run / "log.jsonl").read_bytes().splitlines(True) if kept > 0 else []
+        # the log keeps the saved steps but one that is validated next, which gets another line
+        step = progress["step"]
+        kept = step - 1 if is_validation_step(step, args) else step
+        log = (run / "log.jsonl").read_bytes().splitlines(True) if kept else []
         t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log[:kept]))
     return progress
 
@@ -349,14 +349,14 @@ def validation_mi(model, rows, args, collate, autocast):
 def read_terms(records, scaler):
     """Fetch the terms of steps from the device. Raises InputError if training has broken down."""
     for record in records:
-        where = f"step {record['step']}"
         for name, term in record.items():
             if torch.is_tensor(term):
                 value = record[name] = term.item()
+                found = f"step {record['step']}: {name} is {value}"
                 advice = f"lower --lr, or take --precision fp32; {KEPT}"
-                check(math.isfinite(value), f"{where}: {name} is {value}: {advice}")
-    advice = f"take --precision bf16; {KEPT}"  # the scale is halved at each overflow
-    check(scaler.get_scale() >= 1, f"{where}: fp16 overflows at every step: {advice}")
+                check(math.isfinite(value), f"{found}: {advice}")
+    found = f"step {records[-1]['step']}: fp16 overflows at every step"  # which halves the scale
+    check(scaler.get_scale() >= 1, f"{found}: take --precision bf16; {KEPT}")
 
 
 def append_to_log(run, records):
