@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import data
 import eval as evaluation
@@ -180,8 +181,10 @@ def sum_over_processes(number):
 def sum_gradients(model, terms):
     """Add up, over the processes, the gradients and the terms of their shares of a batch."""
     if dist.is_initialized():
-        for tensor in [*(p.grad for p in model.parameters()), *terms.values()]:
-            dist.all_reduce(tensor)
+        tensors = [*(p.grad for p in model.parameters()), *terms.values()]
+        flat = parameters_to_vector(tensors)  # all in one message
+        dist.all_reduce(flat)
+        vector_to_parameters(flat, tensors)
 
 
 stop_signals = []  # the numbers of the signals that asked for a stop
