@@ -80,7 +80,7 @@ def parse_teacher(name, text):
     return rationale, equation[0] if equation else ""
 
 
-def is_text(value):  # a cut-off \\ud83d, half of a surrogate pair, can't be tokenised
+def is_text(value):  # half of a surrogate pair, such as "\ud83d", can't be tokenised
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -158,7 +158,7 @@ def load(name_or_folder, split, root="datasets"):
     name, root = str(name_or_folder), Path(root)
     if is_own_data(name):
         path, known = own_file(name, split), ", ".join(MARKERS)
-        check(path, f"{name}/{split}.jsonl: not there; a dataset is {known}, or such a folder")
+        check(path, f"{name}/{split}.jsonl: not found; a dataset is {known}, or a folder")
         return read_lines(path, own_example)
     path, llm = root / name / f"{name}_{split}.json", root / name / "llm"
     if not path.exists() and name == "toy":
@@ -235,13 +235,13 @@ def evaluate_equation(text):
             return OPERATORS[type(node.op)](value(node.left), value(node.right))
         if isinstance(node, ast.UnaryOp):
             return OPERATORS[type(node.op)](value(node.operand))
-        check(isinstance(node, ast.Constant), "not arithmetic")  # but `()` or `2(3)`
+        check(isinstance(node, ast.Constant), "not arithmetic")  # such as `()`, `2(3)`
         return float(node.value)
 
     try:
         check(re.fullmatch(r"[-+*/().\d\s]{1,256}", text, re.ASCII), "not arithmetic")
         found = value(ast.parse(text.strip(), mode="eval").body)
-    except Exception:  # of the parser, which has no list of them, or of the arithmetic
+    except Exception:  # the parser and the arithmetic raise many kinds
         return None
     return found if math.isfinite(found) else None
 
@@ -282,7 +282,7 @@ class Tokenizer:
         expected = "a vocabulary with ids 0 <pad>, 1 </s>, 2 <unk>"
         check(ids == [PAD, EOS, UNK], f"{path}: expected {expected}, found {ids}")
         n = len(self.pieces)
-        check(n <= rows, f"{path}: {n:,} pieces, and the model has {rows:,} rows")
+        check(n <= rows, f"{path}: {n:,} pieces, but the model has {rows:,} rows")
 
     def __len__(self):
         return len(self.pieces) + SENTINELS
@@ -322,7 +322,7 @@ def prompts(text, method):
 
 
 def flaws(kind, ids, room):
-    """Yield what is wrong with a text of this kind, of uncut ids, where `room` ids are kept."""
+    """Yield what is wrong with a text, given its uncut ids, of which `room` are kept."""
     if ids == [EOS]:
         yield f"{kind} are blank"
     if UNK in ids:
@@ -336,8 +336,8 @@ def flaws(kind, ids, room):
 def make_rows(examples, tokenizer, method, labels="gold"):
     """Return the ids of the examples, and a line per kind of text that is cut or read differently.
 
-    The ids are one row per example, (sources, targets): for each task of the method, the label's
-    first, the ids of its source and of its target. labels: gold, or llm for the teacher's.
+    The ids are one row per example, (sources, targets): each one list of ids per task of the
+    method, the label's first. labels: gold, or llm for the teacher's.
     """
     rows, counts, rewritten = [], Counter(), []
     prefix = len(tokenizer.encode(prompts("", method)[0])) - 1  # ids before the text
@@ -356,7 +356,7 @@ def make_rows(examples, tokenizer, method, labels="gold"):
             counts.update(flaws("rationales", rationale, room))
         counts.update(flaws("labels", label, MAX_TARGET - len(joiner)))
         back = tokenizer.decode(label)
-        if back != text and not {UNK, EOS} & {*label[:-1]}:
+        if back != text and UNK not in label and EOS not in label[:-1]:
             rewritten.append(f"{text!r:.60} as {back!r:.60}")
         sources = [cut(ids, MAX_SOURCE) for ids in sources]
         rows.append((sources, [cut(ids, MAX_TARGET) for ids in targets]))
@@ -398,6 +398,7 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim_padding=True)
     batch. totals: the target tokens of each task and the number of examples in the whole batch,
     over all processes, by which the losses are divided.
     """
+    # a row is (sources, targets)
     batch = sorted(batch, key=lambda row: (len(row[1][-1]), max(map(len, row[0]))))
     tasks = range(len(batch[0][1]))
     lengths = [[len(targets[task]) for _, targets in batch] for task in tasks]
@@ -412,14 +413,14 @@ def collate(batch, device, rank=0, world=1, micro_batch=None, trim_padding=True)
 
     for first in range(0, len(share), size):
         rows = share[first : first + size]
-        sources = pad([row[0][task] for task in tasks for row in rows])
-        targets = [pad([row[1][task] for row in rows], widths[task]) for task in tasks]
+        sources = pad([ids[task] for task in tasks for ids, _ in rows])
+        targets = [pad([ids[task] for _, ids in rows], widths[task]) for task in tasks]
         micro_batches.append((to_device(sources), [to_device(ids) for ids in targets]))
     return micro_batches, totals
 
 
 def batches(n, batch_size, seed, start=0):
-    """Yield arrays of batch_size indices below n without end, from batch number `start` on.
+    """Yield endlessly arrays of batch_size indices below n, from batch number `start` on.
 
     They run through one seeded permutation after another; a batch may span two or more. So each
     batch is full, and depends on the seed and its own number alone.
@@ -431,7 +432,7 @@ def batches(n, batch_size, seed, start=0):
 
     for number in itertools.count(start):
         epoch, begin = divmod(number * batch_size, n)
-        last = (number * batch_size + batch_size - 1) // n
+        last = ((number + 1) * batch_size - 1) // n
         orders = [order(e) for e in range(epoch, last + 1)]
         yield np.concatenate(orders)[begin : begin + batch_size]
 
@@ -495,7 +496,7 @@ def write_toy(root, sizes={"train": 8_000, "test": 500}, seed=0):
         lines = [json.dumps({"input": t, "label": label}) for t, label in zip(texts, labels)]
         files[f"toy_{split}.json"] = "\n".join(lines)
         files[f"llm/{split}_CoT_0.json"] = json.dumps(raw)
-    # sentencepiece makes a piece of what occurs in two contexts: show each word and sign in two
+    # sentencepiece only learns pieces seen in two contexts: add one for each word and sign
     corpus += [f"{word}( {word})" for word in sorted(set(re.findall(r"\w+|\S", " ".join(corpus))))]
     model = io.BytesIO()
     settings = dict(vocab_size=400, hard_vocab_limit=False, character_coverage=1.0, minloglevel=2)
@@ -504,7 +505,7 @@ def write_toy(root, sizes={"train": 8_000, "test": 500}, seed=0):
         sentence_iterator=iter(corpus), model_writer=model, **settings
     )
     t5.replace_file(folder / "spiece.model", lambda file: file.write(model.getvalue()))
-    for name, text in reversed(files.items()):  # toy_train.json last: a set that has it is whole
+    for name, text in reversed(files.items()):  # toy_train.json last: a set with it is complete
         t5.replace_file(folder / name, lambda file: file.write(text.encode()))
 
 
@@ -545,7 +546,7 @@ def download(url, path, advice, sha256=None):
 def download_sets(root, missing):
     """Write the splits of the published sets that are not below `root`, from their archive.
 
-    A split that has its lines stays as it is, since a user may have edited it. missing: the path
+    A split whose lines are there is left alone: a user may have edited it. missing: the path
     that an error names. Raises OSError, InputError.
     """
     advice = f"{missing} is missing: give --data-root FOLDER, which has the sets"
@@ -556,9 +557,9 @@ def download_sets(root, missing):
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     check(blob == DSS_BLOB, f"{DSS}: its checksum is {blob}, expected {DSS_BLOB}; {advice}")
     bundle = zipfile.ZipFile(io.BytesIO(content))
-    # groups: the path below `root`, whatever folders stand before it; the set; twice the split
+    # groups: 1 the path below `root`, without parent folders; 2 the set; 3 or 4 the split
     ours = r"(?:.*/)?((\w+)/(?:\2_(train|valid|test)|llm/(train|valid|test)_CoT_\d+)\.json)"
-    # the teacher's texts first: a split that has its lines is then whole
+    # the teacher's texts first: a split with its lines is then complete
     for member in sorted(bundle.namelist(), key=lambda member: "/llm/" not in member):
         found = re.fullmatch(ours, member)
         if found and found[2] in MARKERS:

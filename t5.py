@@ -379,7 +379,7 @@ def published_names(model):
     return names
 
 
-EXPECTED = {"model_type": "t5", "layer_norm_epsilon": 1e-6}  # in config.json, where it stands there
+EXPECTED = {"model_type": "t5", "layer_norm_epsilon": 1e-6}  # in config.json, if present
 EXPECTED |= {"decoder_start_token_id": PAD, "pad_token_id": PAD, "eos_token_id": EOS}
 
 
@@ -401,7 +401,7 @@ def read_config(path):
     good = type(rate) in (int, float) and 0 <= rate < 1
     check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
     for name in [name for name, default in defaults.items() if type(default) is int]:
-        size, most = found[name], 256 if "layers" in name else 2**20
+        size, most = found[name], (256 if "layers" in name else 2**20)
         good = type(size) is int and 0 < size <= most
         check(good, f"{path}: {name}: expected 1 to {most:,}, found {size!r:.60}")
     return T5Config(**{name: found[name] for name in defaults})
@@ -417,14 +417,14 @@ def read_safetensors(path):
         try:
             size = os.fstat(file.fileno()).st_size
             start = 8 + int.from_bytes(file.read(8), "little")
-            check(start <= size, "ends after the file does")
+            check(start <= size, "runs past the file's end")
             for name, entry in json.loads(file.read(start - 8)).items():
                 if name == "__metadata__":
                     continue
                 shape, dtype = entry["shape"], DTYPES[entry["dtype"]]
                 first, last = entry["data_offsets"]
                 check(all(type(n) is int and n >= 0 for n in (first, last, *shape)), "bad number")
-                check(start + last <= size, "ends after the file does")
+                check(start + last <= size, "runs past the file's end")
                 check(math.prod(shape) * dtype.itemsize == last - first, "has another size")
                 data = torch.empty(last - first, dtype=torch.uint8)
                 file.seek(start + first)
@@ -443,7 +443,7 @@ def read_pickle(path):
         for name, tensor in tensors.items():
             check(tensor.dtype in DTYPES.values(), f"{name} is not a tensor of floats")
         return tensors
-    except Exception as error:  # the unpickler raises many
+    except Exception as error:  # the unpickler raises many kinds
         why = f"cannot be read as weights: {str(error)[:80]!r}"
         raise InputError(f"{path}: {why}; if it was downloaded, delete it and run again") from None
 
@@ -467,13 +467,14 @@ def load(folder):
     head = tensors.get("lm_head.weight") if config.tie_word_embeddings else None
     embedding = next((tensors[name] for name in EMBEDDINGS if name in tensors), head)
     for name in EMBEDDINGS:  # a file may hold the embedding several times
-        equal = name not in tensors or torch.equal(tensors.pop(name), embedding)
+        copy = tensors.pop(name, embedding)
+        equal = copy is embedding or torch.equal(copy, embedding)
         check(equal, f"{path}: {name} differs from the other embeddings in the file")
     if embedding is not None:
         tensors["shared.weight"] = embedding
     if head is not None and torch.equal(head, embedding):
         del tensors["lm_head.weight"]
-    elif head is not None:  # transformers 5 writes "tied" in every config.json
+    elif head is not None:  # transformers 5 writes "tied" for untied ones, too
         config = replace(config, tie_word_embeddings=False)
 
     with torch.device("meta"):

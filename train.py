@@ -44,7 +44,7 @@ def training_loss(model, sources, targets, alphas, form, reduce, totals=None):
     """
     B = len(targets[0])
     encoded = model.encode(sources)  # all tasks in one pass: (B, S, D) or (2 B, S, D)
-    logits = []  # of each task: (B, T, V); the decoder reads the targets before each position
+    logits = []  # one (B, T, V) per task; position t is decoded from the targets before t
     for target, task_encoded, source in zip(targets, encoded.split(B), sources.split(B)):
         logits.append(model.logits(model.decode(target, task_encoded, source)))
     if len(targets) == 2:
@@ -70,9 +70,9 @@ FORMS = {  # of L_CE
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TERMS = ("loss", "prediction", "generation", "mi")
 KEPT = "what was saved before is kept"
-PRINT_EVERY, SAVE_EVERY = 5, 600  # seconds, where no validation comes sooner
-# not repeated in a run's name: some have their own place in it, the tokenizer is compared by its
-# content, and the others change only rounding and the random numbers of dropout
+PRINT_EVERY, SAVE_EVERY = 5, 600  # seconds, unless a validation comes sooner
+# not added to a run's name: some have a fixed place in it, the tokenizer is compared by its
+# content, and the others change only paths, rounding and the random numbers of dropout
 UNNAMED = "dataset size weights method seed data_root out resume device tokenizer micro_batch"
 
 
@@ -85,7 +85,7 @@ def parse(argv=None):
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
     forms = "; ".join(f"{form}: {words}" for form, words in FORMS.items())
     add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}. Default: paper")
-    add("--reduce", choices=["max", "mean"], default="max", help="max by default; mean: Table 4")
+    add("--reduce", choices=["max", "mean"], default="max", help="mean: Table 4; default: max")
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's (Table 3)")
     add("--subsample", type=float, default=1.0, metavar="F", help="share of train (Figures 2, 3)")
     add("--by-value", action="store_true", help="compare a folder's answers as arithmetic")
@@ -93,18 +93,18 @@ def parse(argv=None):
     add("--steps", type=int, metavar="N", help="default: 10,000; toy: 1,500")
     add("--batch-size", type=int, default=64, metavar="N", help="examples per step; default: 64")
     add("--lr", type=float, metavar="X", help="falls linearly to 0; default: 5e-5; toy: 4e-3")
-    add("--alphas", type=float, nargs=3, default=ALPHAS, metavar="A", help="Eq. 10; 0.5 0.5 0.1")
+    add("--alphas", type=float, nargs=3, default=ALPHAS, metavar="A", help="default: 0.5 0.5 0.1")
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order, dropout, --subsample")
     add("--micro-batch", type=int, metavar="N", help="examples computed at once, to fit memory")
     add("--precision", choices=PRECISIONS, default="auto", help="auto: bf16 on CUDA, else fp32")
     add("--device", metavar="D", help="cpu, cuda, cuda:1, mps; default: cuda if present, else cpu")
     add = parser.add_argument_group("where things are").add_argument
-    add("--data-root", default="datasets", metavar="FOLDER", help="of the published sets")
+    add("--data-root", default="datasets", metavar="FOLDER", help="for the published sets")
     add("--weights", metavar="FOLDER", help="any other T5: config.json, weights, spiece.model")
     add("--from-scratch", action="store_true", help="random weights; toy with tiny always has them")
     add("--tokenizer", metavar="FILE", help="a spiece.model, if not that of the weights")
-    add("--out", default="runs", metavar="FOLDER", help="of the runs' folders; default: runs")
+    add("--out", default="runs", metavar="FOLDER", help="for the runs; default: runs")
     add("--resume", action="store_true", help="go on from the run's last saved state")
     args = parser.parse_args(argv)
     toy = args.dataset == "toy"
@@ -119,9 +119,9 @@ def parse(argv=None):
         if getattr(args, name) is None:
             setattr(args, name, value)
     for name in ("steps", "batch_size", "micro_batch", "eval_every", "lr", "subsample"):
-        value, most = getattr(args, name), 1 if name == "subsample" else 1e9
+        value, flag = getattr(args, name), "--" + name.replace("_", "-")
+        most = 1 if name == "subsample" else 10**9
         if value is not None and not 0 < value <= most:
-            flag = "--" + name.replace("_", "-")
             parser.error(f"{flag}: expected more than 0 and at most {most:,}, found {value}")
     if not all(0 <= number < 2**63 for number in (*args.alphas, args.seed)):
         parser.error("--alphas, --seed: expected at least 0 and below 2**63")
@@ -157,7 +157,7 @@ def run_folder(args):
 # ------------------------------------------------------------------------------------------------
 # processes
 
-RANK = int(os.environ.get("RANK", 0))  # torchrun starts WORLD of them, of which this is RANK
+RANK = int(os.environ.get("RANK", 0))  # torchrun starts WORLD processes; this is number RANK
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -204,7 +204,7 @@ def ask_to_stop(number, frame):
 
 
 def choose_device(name):
-    """Return the device of this process: of several on CUDA, each takes its own."""
+    """Return the device of this process: on CUDA each process of torchrun has its own."""
     device = evaluation.find_device(name)
     if device.type == "cuda":
         index = os.environ.get("LOCAL_RANK", 0) if device.index is None else device.index
@@ -248,7 +248,7 @@ def load_model(args):
     toy = args.dataset == "toy" and args.size == "tiny"
     if args.weights:
         folder, origin = Path(args.weights), args.weights
-        hub = f"a T5 of the hub comes by `hf download {origin} --local-dir FOLDER`"
+        hub = f"get one from the hub by `hf download {origin} --local-dir FOLDER`"
         check(folder.is_dir(), f"--weights {origin}: expected a folder; {hub}")
     elif not toy and not args.from_scratch:
         folder, origin = data.published(args.size), data.PUBLISHED[args.size][0]
@@ -285,8 +285,8 @@ def tokenise(args, tokenizer, splits):
 
 
 def default_micro_batch(device, V):
-    """Return how many examples make 2**23 logits, on a GPU 2**28, with targets of 64 ids."""
-    # 32 MB: on the CPU each larger tensor gets new pages from the system, which is slow
+    """Return how many examples with targets of 64 ids make 2**23 logits (on a GPU 2**28)."""
+    # 2**23 logits take 32 MB; a larger tensor gets new pages from the system, which is slow
     return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
 
 
@@ -301,7 +301,7 @@ def is_validation_step(step, args):
 def open_run(run, settings, tokenizer, parts, args):
     """Make a run's folder, or load its saved state into `parts`; return its progress so far.
 
-    Raises InputError where a setting that changes the result is another.
+    Raises InputError if a setting that changes the result differs.
     """
     progress = {"step": 0, "seconds": 0.0, "best": {"accuracy": -1.0, "step": 0}, "record": {}}
     if (run / "state.pt").exists():
@@ -318,7 +318,7 @@ def open_run(run, settings, tokenizer, parts, args):
             folder.mkdir(exist_ok=True)
             t5.write_json(folder / "settings.json", settings)
             tokenizer.save(folder)
-        # the log keeps the saved steps but one that is validated next, which gets another line
+        # the log keeps the saved steps, except one that is to be validated: its line comes after
         step = progress["step"]
         kept = step - 1 if is_validation_step(step, args) else step
         log = (run / "log.jsonl").read_bytes().splitlines(True) if kept else []
@@ -327,7 +327,7 @@ def open_run(run, settings, tokenizer, parts, args):
 
 
 def accuracy(student, examples):
-    """Return the share of right answers; each process asks for its share of the examples."""
+    """Return the share of right answers; each process answers its share of the examples."""
     share = examples[RANK::WORLD]
     answers = evaluation.answer_texts(student, [e.input for e in share], explain=False)
     right = evaluation.mark_answers(student, share, answers)
@@ -336,7 +336,7 @@ def accuracy(student, examples):
 
 @torch.no_grad()
 def validation_mi(model, rows, args, collate, autocast):
-    """Return L_CE of the validation set, in nats; of `dss` too, which is not trained on it."""
+    """Return L_CE on the validation set, in nats; also for `dss`, whose loss lacks it."""
     total, alphas = 0.0, (0.0, 0.0, 1.0)  # L_CE alone
     model.eval()
     for first in range(0, len(rows), args.batch_size):
@@ -358,7 +358,7 @@ def read_terms(records, scaler):
                 found = f"step {record['step']}: {name} is {value}"
                 advice = f"lower --lr, or take --precision fp32; {KEPT}"
                 check(math.isfinite(value), f"{found}: {advice}")
-    found = f"step {records[-1]['step']}: fp16 overflows at every step"  # which halves the scale
+    found = f"step {records[-1]['step']}: fp16 overflows at every step"  # each halves the scale
     check(scaler.get_scale() >= 1, f"{found}: take --precision bf16; {KEPT}")
 
 
@@ -385,7 +385,7 @@ def print_progress(record, steps):
 
 
 def final_test(run, student, test, device, metrics):
-    """Ask the last weights and those that were best on validation, once; write metrics.json."""
+    """Test the last weights and the best on validation, once each; write metrics.json."""
     metrics["test_accuracy_last"] = accuracy(student, test)
     if RANK == 0:
         t5.save(student.model, run / "last")
@@ -453,7 +453,7 @@ def main(argv=None):
     last_print = last_save = time.monotonic()
     say(f"{'step':>13}" + "".join(f"{term:>12}" for term in TERMS) + "    examples      time")
     while True:
-        # validation of the last step; after a resume of the step that was saved
+        # validation, if the step before asks for it (after a resume: the saved one)
         if is_validation_step(step, args):
             found = record["validation_accuracy"] = accuracy(student, splits["valid"])
             if args.method in ("dss", "mi"):
@@ -468,7 +468,7 @@ def main(argv=None):
         if step == args.steps:
             break
 
-        # the next batch: this process's share of it, and what its losses are divided by
+        # this process's share of the next batch, and the divisors of its losses
         micro_batches, totals = collate([rows["train"][i] for i in next(batches)])
         # the random numbers of dropout depend on the step, so that a resumed run draws the same
         seeds = np.random.SeedSequence([args.seed, step, RANK]).generate_state(1, np.uint64)
@@ -506,7 +506,7 @@ def main(argv=None):
         validate_next = is_validation_step(step, args)
         save_now = stop_now or validate_next or time.monotonic() - last_save > SAVE_EVERY
         if save_now or time.monotonic() - last_print > PRINT_EVERY:
-            read_terms(pending, scaler)  # waits for the GPU, so all since the last line at once
+            read_terms(pending, scaler)  # waits for the GPU, so it reads many steps at once
             append_to_log(run, pending[:-1] if validate_next else pending)  # validation adds to it
             pending = []
             if save_now:
@@ -517,15 +517,16 @@ def main(argv=None):
             last_print = time.monotonic()
         if stop_now:
             say(f"stopped after step {step}, which is saved: go on with --resume")
-            wait_for_all()  # none leaves before the state is on disk
-            return 128 + (stop_signals or [signal.SIGTERM])[0]
+            wait_for_all()  # no process leaves before the state is on disk
+            number = stop_signals[0] if stop_signals else signal.SIGTERM  # to another process
+            return 128 + number
 
     # ---- the test set
     metrics = {"validation_accuracy": best["accuracy"], "best_step": best["step"]}
     metrics["examples"] = args.steps * args.batch_size
     metrics["seconds"] = round(time.monotonic() - began, 1)
     final_test(run, student, splits["test"], device, metrics)
-    wait_for_all()  # none leaves while another still needs it
+    wait_for_all()  # no process leaves while another needs it
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -705,7 +705,7 @@ MISTAKES = [
     ("RUN --judge PIPE", "expected a regular file"),
     ("RUN --device cuda:99", "--device cuda:99: "),
     ("RUN --tokenizer none.model", "none.model: "),
-    ("RUN --dataset none", "none/test.jsonl: not there"),
+    ("RUN --dataset none", "none/test.jsonl: not found"),
     ("none", "none: expected a folder with a T5"),
     ("--table none", "expected finished runs"),
 ]
