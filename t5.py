@@ -398,6 +398,9 @@ def read_config(path):
     kind, rate = found["feed_forward_proj"], found["dropout_rate"]
     good = kind in ("relu", "gated-gelu")
     check(good, f"{path}: feed_forward_proj: expected relu or gated-gelu, found {kind!r:.60}")
+    expected = "relu" if kind == "relu" else "gelu_new"
+    value = raw.get("dense_act_fn", expected)  # transformers 5 lets it overrule the other field
+    check(value == expected, f"{path}: dense_act_fn: expected {expected}, found {value!r:.60}")
     good = type(rate) in (int, float) and 0 <= rate < 1
     check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
     for name in [name for name, default in defaults.items() if type(default) is int]:

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import data
 import eval as evaluation
@@ -182,9 +181,10 @@ def sum_gradients(model, terms):
     """Add up, over the processes, the gradients and the terms of their shares of a batch."""
     if dist.is_initialized():
         tensors = [*(p.grad for p in model.parameters()), *terms.values()]
-        flat = parameters_to_vector(tensors)  # all in one message
+        flat = torch.cat([tensor.flatten() for tensor in tensors])  # all in one message
         dist.all_reduce(flat)
-        vector_to_parameters(flat, tensors)
+        for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(total.view_as(tensor))
 
 
 stop_signals = []  # the numbers of the signals that asked for a stop
@@ -304,6 +304,7 @@ def open_run(run, settings, tokenizer, parts, args):
     Raises InputError if a setting that changes the result differs.
     """
     progress = {"step": 0, "seconds": 0.0, "best": {"accuracy": -1.0, "step": 0}, "record": {}}
+    log = []  # the lines of the saved steps; later steps come again
     if (run / "state.pt").exists():
         progress = torch.load(run / "state.pt", map_location="cpu", weights_only=True)
         before = progress.pop("settings")
@@ -312,17 +313,18 @@ def open_run(run, settings, tokenizer, parts, args):
         check(not changed, f"{run} was begun with other settings: {', '.join(changes)}")
         for name, part in parts.items():
             part.load_state_dict(progress.pop(name))
+        log = (run / "log.jsonl").read_bytes().splitlines(True)[: progress["step"]]
+        if len(log) == progress["step"] and log[-1].endswith(b"\n"):  # with its validation, if any
+            progress["record"] = json.loads(log[-1])
+        else:  # it was killed before its validation was logged
+            log = log[: progress["step"] - 1]
     if RANK == 0:
         run.mkdir(parents=True, exist_ok=args.resume)  # another command may have begun it meanwhile
         for folder in (run, run / "last"):
             folder.mkdir(exist_ok=True)
             t5.write_json(folder / "settings.json", settings)
             tokenizer.save(folder)
-        # the log keeps the saved steps, except one that is to be validated: its line comes after
-        step = progress["step"]
-        kept = step - 1 if is_validation_step(step, args) else step
-        log = (run / "log.jsonl").read_bytes().splitlines(True) if kept else []
-        t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log[:kept]))
+        t5.replace_file(run / "log.jsonl", lambda file: file.writelines(log))
     return progress
 
 
@@ -455,16 +457,18 @@ def main(argv=None):
     while True:
         # validation, if the step before asks for it (after a resume: the saved one)
         if is_validation_step(step, args):
-            found = record["validation_accuracy"] = accuracy(student, splits["valid"])
-            if args.method in ("dss", "mi"):
-                L_CE = validation_mi(model, rows["valid"], args, collate, autocast)
-                record["validation_mi"] = L_CE
+            if "validation_accuracy" not in record:  # else it was killed after this was logged
+                record["validation_accuracy"] = accuracy(student, splits["valid"])
+                if args.method in ("dss", "mi"):
+                    L_CE = validation_mi(model, rows["valid"], args, collate, autocast)
+                    record["validation_mi"] = L_CE
+                append_to_log(run, [record])
+            found = record["validation_accuracy"]
             say(f"{step:6}/{args.steps:<6} validation accuracy {found:.2%}")
             if found >= best["accuracy"]:  # on ties the later step
                 best = {"accuracy": found, "step": step}
                 if RANK == 0:
                     t5.save(model, run)
-            append_to_log(run, [record])
         if step == args.steps:
             break
 

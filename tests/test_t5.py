@@ -273,6 +273,7 @@ FOREIGN = {  # what our message must say; what transformers is asked to write
     "model_type 'umt5'": dict(family="UMT5", **GATED),
     "feed_forward_proj 'gated-silu'": dict(feed_forward_proj="gated-silu"),
     "feed_forward_proj 'gelu'": dict(feed_forward_proj="gelu"),
+    "dense_act_fn 'gelu'": dict(dense_act_fn="gelu", **GATED),
     "layer_norm_epsilon 1e-05": dict(layer_norm_epsilon=1e-5),
     "decoder.block.0 missing": dict(model="EncoderModel"),
 }

@@ -522,7 +522,8 @@ def test_a_kill_after_the_last_step_loses_nothing(
     cut = tmp_path / whole.name
     state = torch.load(cut / "state.pt", weights_only=True)
     assert state["step"] == state["record"]["step"] == saved_step
-    assert len(log_of(cut)) == 5 + (function == "final_test")
+    logged = function == "final_test" or module is t5
+    assert len(log_of(cut)) == 5 + logged
     assert json_of(whole, "metrics")["best_step"] == 6
     same = (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert same == (function == "final_test")
@@ -534,7 +535,8 @@ def test_a_kill_after_the_last_step_loses_nothing(
 
     monkeypatch.setattr(mi_loss, "objective", counted)
     assert_same_run(whole, run(toy, tmp_path, "--resume"))
-    assert sum(steps) == 6 - saved_step and len(steps) > sum(steps)  # and it is validated again
+    assert sum(steps) == 6 - saved_step
+    assert (len(steps) > sum(steps)) == (not logged)  # what was logged is not validated again
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
