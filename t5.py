@@ -94,7 +94,8 @@ class Attention(nn.Module):
 
     def forward(self, x, keys, values, bias):
         """(B, T, D) -> (B, T, D). `bias` is added to the scores, (B, H, T, S)."""
-        q, dropout = self.heads(self.q(x)), self.dropout if self.training else 0.0
+        q = self.heads(self.q(x))
+        dropout = self.dropout if self.training else 0.0
         # no division by sqrt(K): in T5 this factor is part of q's initialisation
         out = F.scaled_dot_product_attention(q, keys, values, bias, dropout, scale=1.0)
         return self.o(out.transpose(1, 2).flatten(2))
@@ -404,7 +405,8 @@ def read_config(path):
     good = type(rate) in (int, float) and 0 <= rate < 1
     check(good, f"{path}: dropout_rate: expected at least 0 and below 1, found {rate!r:.60}")
     for name in [name for name, default in defaults.items() if type(default) is int]:
-        size, most = found[name], (256 if "layers" in name else 2**20)
+        size = found[name]
+        most = 256 if "layers" in name else 2**20
         good = type(size) is int and 0 < size <= most
         check(good, f"{path}: {name}: expected 1 to {most:,}, found {size!r:.60}")
     return T5Config(**{name: found[name] for name in defaults})

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import shlex
 import signal
 import sys
 import time
@@ -146,8 +145,7 @@ def run_folder(args):
     run = Path(args.out) / run_name(args)
     done, begun = (run / "metrics.json").exists(), run.exists()
     other = "another with --seed or --out"
-    see = f"`python eval.py {shlex.quote(str(run))}`"
-    check(not done, f"{run} is finished: see it with {see}, or train {other}")
+    check(not done, f"{run} is finished: see it with eval.py, or train {other}")
     check(args.resume or not begun, f"{run} was begun: go on with --resume, or begin {other}")
     check(begun or not args.resume, f"--resume: expected the run {run}, found none")
     return run
@@ -200,7 +198,7 @@ def ask_to_stop(number, frame):
 
 
 # ------------------------------------------------------------------------------------------------
-# device, data and student
+# what a run is made of, in the order of `main`
 
 
 def choose_device(name):
@@ -227,8 +225,7 @@ def load_data(args):
     train, valid = data.train_and_valid(args.dataset, args.data_root, args.subsample, args.seed)
     test = data.load(args.dataset, "test", args.data_root)
     known = any(example.llm_label for example in train)
-    why = f"{args.dataset}: --labels llm needs the teacher's labels (`llm_label`), found none"
-    check(known or args.labels == "gold", why)
+    check(known or args.labels == "gold", f"{args.dataset}: --labels llm: found no `llm_label`")
     n = len(train)
     limits = f"expected {WORLD} (one per process) to {n} (all training examples)"
     check(WORLD <= args.batch_size <= n, f"--batch-size {args.batch_size}: {limits}")
@@ -248,7 +245,7 @@ def load_model(args):
     toy = args.dataset == "toy" and args.size == "tiny"
     if args.weights:
         folder, origin = Path(args.weights), args.weights
-        hub = f"get one from the hub by `hf download {origin} --local-dir FOLDER`"
+        hub = f"`hf download {origin} --local-dir FOLDER` makes one from the hub"
         check(folder.is_dir(), f"--weights {origin}: expected a folder; {hub}")
     elif not toy and not args.from_scratch:
         folder, origin = data.published(args.size), data.PUBLISHED[args.size][0]
@@ -288,10 +285,6 @@ def default_micro_batch(device, V):
     """Return how many examples with targets of 64 ids make 2**23 logits (on a GPU 2**28)."""
     # 2**23 logits take 32 MB; a larger tensor gets new pages from the system, which is slow
     return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
-
-
-# ------------------------------------------------------------------------------------------------
-# what the loop is made of
 
 
 def is_validation_step(step, args):

@@ -451,14 +451,6 @@ def test_a_finished_run_stays_and_a_begun_one_asks_for_resume(toy, whole, tmp_pa
         run(toy, tmp_path)
 
 
-def test_a_path_in_a_command_that_is_printed_is_quoted(tmp_path):
-    run = tmp_path / "my runs" / "toy-tiny-mi-s0"
-    run.mkdir(parents=True)
-    (run / "metrics.json").touch()
-    with pytest.raises(t5.InputError, match=f"see it with `python eval.py '{run}'`"):
-        train.run_folder(train.parse(["--out", str(run.parent)]))
-
-
 @pytest.mark.parametrize("split, field", [("train", "rationale"), ("test", "label")])
 def test_a_run_does_not_go_on_with_other_examples(toy, tmp_path, split, field):
     own = tmp_path / "own"
