@@ -286,6 +286,8 @@ def test_eval_finds_the_accuracies_of_a_run_that_was_stopped_and_resumed(
     ):
         assert accuracy_of(path, device, "--split", split) == f"{100 * found:.2f}"
     assert written_in == {(False, "highest")}
+    expected = "high" if precision == "fp16" else "highest"  # in training
+    assert torch.get_float32_matmul_precision() == expected or precision == "auto"
 
 
 @on_each_device
