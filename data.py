@@ -212,8 +212,8 @@ def subsample(examples, fraction, seed):
 def split_validation(examples, seed=0):
     """Return (train, valid) in a seeded order, of which the first ceil(n / 10) are valid."""
     order = np.random.default_rng(seed).permutation(len(examples))
-    cut = math.ceil(0.1 * len(order))
-    return [examples[i] for i in order[cut:]], [examples[i] for i in order[:cut]]
+    n = math.ceil(0.1 * len(order))
+    return [examples[i] for i in order[n:]], [examples[i] for i in order[:n]]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -225,10 +225,7 @@ OPERATORS |= {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
 def evaluate_equation(text):
-    """Return the value of a text of numbers, brackets and OPERATORS, or None if it has none.
-
-    Python's own parser reads it, at most 256 characters; nothing is executed.
-    """
+    """Return the value of a text of numbers, brackets and OPERATORS, or None; execute nothing."""
 
     def value(node):
         if isinstance(node, ast.BinOp):
@@ -530,10 +527,7 @@ WEIGHTS = "--weights FOLDER (config.json, weights, spiece.model) or --from-scrat
 
 
 def download(url, path, advice, sha256=None):
-    """Write the content of a url to a file, checked where its sha256 is known.
-
-    Raises OSError where the folder can't be written, InputError with the advice at its end.
-    """
+    """Write the content of a url to a file. Raises OSError; InputError that ends in the advice."""
     os.makedirs(path.parent, exist_ok=True)
     socket.setdefaulttimeout(10)  # seconds without a byte
     try:
@@ -570,10 +564,7 @@ def download_sets(root, missing):
 
 
 def published(size, names=None, folder="weights"):
-    """Return the folder of a preset's published model, after a download of what it lacks.
-
-    names: the files that are needed, by default weights and vocabulary. Raises InputError.
-    """
+    """Return the folder of a preset's model; download those of its files `names` that it lacks."""
     check(size in PUBLISHED, f"{size} has no published weights: add --from-scratch")
     repository, revision = PUBLISHED[size]
     hub = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
@@ -590,11 +581,9 @@ def published(size, names=None, folder="weights"):
 
 
 def title(path_or_name):
-    """Return the name of a dataset or of weights in run names and tables.
-
-    A user's folder gets 6 digits of its path's sha256, so that two folders of one name differ.
-    """
-    path = Path(os.path.abspath(path_or_name))
+    """Return the name of a dataset or of weights in run names and tables."""
     if not is_own_data(path_or_name):
         return str(path_or_name)
-    return f"{path.name}.{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:6]}"
+    path = Path(os.path.abspath(path_or_name))
+    digits = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return f"{path.name}.{digits[:6]}"  # two folders of one name differ

@@ -212,11 +212,9 @@ def choose_device(name):
 
 
 def choose_precision(name, device):
-    if name != "auto":
-        return name
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if name == "auto" and device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "fp32" if name == "auto" else name
 
 
 def load_data(args):
@@ -283,8 +281,8 @@ def tokenise(args, tokenizer, splits):
 
 def default_micro_batch(device, V):
     """Return how many examples with targets of 64 ids make 2**23 logits (on a GPU 2**28)."""
-    # 2**23 logits take 32 MB; a larger tensor gets new pages from the system, which is slow
-    return max(1, (2**23 if device.type == "cpu" else 2**28) // (64 * V))
+    logits = 2**23 if device.type == "cpu" else 2**28  # more than 32 MB are slow to get on a CPU
+    return max(1, logits // (64 * V))
 
 
 def is_validation_step(step, args):
@@ -292,10 +290,7 @@ def is_validation_step(step, args):
 
 
 def open_run(run, settings, tokenizer, parts, args):
-    """Make a run's folder, or load its saved state into `parts`; return its progress so far.
-
-    Raises InputError if a setting that changes the result differs.
-    """
+    """Make a run's folder or load its state into `parts`; return progress. Raises InputError."""
     progress = {"step": 0, "seconds": 0.0, "best": {"accuracy": -1.0, "step": 0}, "record": {}}
     log = []  # the lines of the saved steps; later steps come again
     if (run / "state.pt").exists():
@@ -350,11 +345,10 @@ def read_terms(records, scaler):
         for name, term in record.items():
             if torch.is_tensor(term):
                 value = record[name] = term.item()
-                found = f"step {record['step']}: {name} is {value}"
-                advice = f"lower --lr, or take --precision fp32; {KEPT}"
-                check(math.isfinite(value), f"{found}: {advice}")
-    found = f"step {records[-1]['step']}: fp16 overflows at every step"  # each halves the scale
-    check(scaler.get_scale() >= 1, f"{found}: take --precision bf16; {KEPT}")
+                where, advice = f"step {record['step']}", "lower --lr, or take --precision fp32"
+                check(math.isfinite(value), f"{where}: {name} is {value}: {advice}; {KEPT}")
+    advice = f"take --precision bf16; {KEPT}"  # each overflow halves the scale
+    check(scaler.get_scale() >= 1, f"fp16 overflows at every step: {advice}")
 
 
 def append_to_log(run, records):
