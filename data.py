@@ -585,5 +585,5 @@ def title(path_or_name):
     if not is_own_data(path_or_name):
         return str(path_or_name)
     path = Path(os.path.abspath(path_or_name))
-    digits = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    return f"{path.name}.{digits[:6]}"  # two folders of one name differ
+    # digits of the path's sha256, so that two folders of one name differ
+    return f"{path.name}.{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:6]}"

@@ -59,12 +59,7 @@ def training_loss(model, sources, targets, alphas, form, reduce, totals=None):
 AUTHORS = {"steps": 10_000, "lr": 5e-5}  # the authors' code's defaults; the paper states neither
 TOY = {"steps": 1_500, "lr": 4e-3}
 ALPHAS = [0.5, 0.5, 0.1]  # the paper's
-FORMS = {  # of L_CE
-    "paper": "-sum P ln Q, the label's features P are the target",
-    "eq9": "-sum Q ln P, the rationale's features Q are the target",
-    "kl": "KL(P || Q), Table 5",
-    "released": "as in the authors' code",
-}
+FORMS = ("paper", "eq9", "kl", "released")  # of L_CE
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TERMS = ("loss", "prediction", "generation", "mi")
 KEPT = "what was saved before is kept"
@@ -81,8 +76,10 @@ def parse(argv=None):
     add("--dataset", default="toy", help="toy (default), svamp, cqa, anli1, esnli, or a folder")
     add("--size", choices=t5.PRESETS, help="default: tiny for toy, else small")
     add("--method", choices=evaluation.METHODS, default="mi", help="Tables 1, 2; default: mi")
-    forms = "; ".join(f"{form}: {words}" for form, words in FORMS.items())
-    add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}. Default: paper")
+    forms = "paper: -sum P ln Q, the label's features P are the target (default); "
+    forms += "eq9: -sum Q ln P, the rationale's features Q are; "
+    forms += "kl: KL(P || Q), Table 5; released: as in the authors' code"
+    add("--mi", choices=FORMS, default="paper", help=f"L_CE, Eq. 11. {forms}")
     add("--reduce", choices=["max", "mean"], default="max", help="mean: Table 4; default: max")
     add("--labels", choices=["gold", "llm"], default="gold", help="llm: the teacher's (Table 3)")
     add("--subsample", type=float, default=1.0, metavar="F", help="share of train (Figures 2, 3)")
