@@ -88,7 +88,7 @@ def parse(argv=None):
     add("--steps", type=int, metavar="N", help="default: 10,000; toy: 1,500")
     add("--batch-size", type=int, default=64, metavar="N", help="examples per step; default: 64")
     add("--lr", type=float, metavar="X", help="falls linearly to 0; default: 5e-5; toy: 4e-3")
-    add("--alphas", type=float, nargs=3, default=ALPHAS, metavar="A", help="default: 0.5 0.5 0.1")
+    add("--alphas", type=float, nargs=3, default=ALPHAS, metavar="A", help="Eq. 10 (0.5 0.5 0.1)")
     add("--eval-every", type=int, default=250, metavar="N", help="steps between validations")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order, dropout, --subsample")
     add("--micro-batch", type=int, metavar="N", help="examples computed at once, to fit memory")
@@ -240,7 +240,7 @@ def load_model(args):
     toy = args.dataset == "toy" and args.size == "tiny"
     if args.weights:
         folder, origin = Path(args.weights), args.weights
-        hub = f"`hf download {origin} --local-dir FOLDER` makes one from the hub"
+        hub = f"`hf download {origin} --local-dir FOLDER` (of huggingface_hub) makes one"
         check(folder.is_dir(), f"--weights {origin}: expected a folder; {hub}")
     elif not toy and not args.from_scratch:
         folder, origin = data.published(args.size), data.PUBLISHED[args.size][0]
@@ -342,10 +342,11 @@ def read_terms(records, scaler):
         for name, term in record.items():
             if torch.is_tensor(term):
                 value = record[name] = term.item()
-                where, advice = f"step {record['step']}", "lower --lr, or take --precision fp32"
-                check(math.isfinite(value), f"{where}: {name} is {value}: {advice}; {KEPT}")
-    advice = f"take --precision bf16; {KEPT}"  # each overflow halves the scale
-    check(scaler.get_scale() >= 1, f"fp16 overflows at every step: {advice}")
+                found = f"step {record['step']}: {name} is {value}"
+                advice = f"lower --lr, or take --precision fp32; {KEPT}"
+                check(math.isfinite(value), f"{found}: {advice}")
+    # each overflow of fp16 halves the scale
+    check(scaler.get_scale() >= 1, f"fp16 overflows at every step: take --precision bf16; {KEPT}")
 
 
 def append_to_log(run, records):
