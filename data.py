@@ -267,7 +267,7 @@ class Tokenizer:
     def __init__(self, path, rows=math.inf):  # rows: of the model's embedding
         path = Path(path)
         if not path.is_file():
-            why = "; tokenizer.json is not read: give its spiece.model by --tokenizer FILE"
+            why = "; tokenizer.json is not read: add its spiece.model, or train.py --tokenizer FILE"
             beside = why if (path.parent / "tokenizer.json").is_file() else ""
             raise FileNotFoundError(f"{path}: expected a sentencepiece model{beside}")
         self.serialized = path.read_bytes()

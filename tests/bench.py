@@ -1,31 +1,28 @@
 """How fast and how light: this code against transformers doing what the authors' code does.
 
-    python tests/bench.py                       # the CPU: about an hour
+    python tests/bench.py                       # the CPU: about an hour; or name parts of it
     python tests/bench.py --device cuda         # a card: not yet timed
-    python tests/bench.py --quick               # every part, once, small: four minutes on the CPU
-    python tests/bench.py training              # one part
+    python tests/bench.py --quick               # once, small: three minutes on the CPU
 
 Real SVAMP examples, the real vocabulary, random weights. A rate is the median of rounds in which
 the sides take turns in one process; a ratio is the median of the rounds' ratios, beside the
 smallest and the largest. Whole procedures are compared.
 
+memory     The peak of two steps on the longest rationales, in a process of its own: on the CPU with
+           all that it imports, in fp32; on CUDA what torch allocates, in bf16.
 training   Steps on the same random batches, all of which both sides take once to warm up. Ours
            encodes both tasks in one pass, with `--mi paper`; theirs makes two passes and computes
            the authors' loss. The CPU: 5 rounds of one step of 32 examples, in fp32 and in bf16.
-           CUDA: 3 rounds of 20 steps of 64 in bf16, sizes small and base, and the peak of allocated
-           memory; cuDNN's attention is off on both sides, for the reason that t5.py gives.
-decoding   From texts to texts, size small. Ours sorts them by length, takes 64 at once (CUDA: 512)
-           and drops a row when it ends; theirs takes the file's order, 64 at once (CUDA: then 512).
-           The student, if --student names no run on SVAMP, is overfitted to a twentieth of SVAMP,
-           so that most of its texts end.
+           CUDA: 3 rounds of 20 steps of 64 in bf16, sizes small and base; cuDNN's attention is off
+           on both sides, for the reason that t5.py gives.
+decoding   From texts to texts, size small, batches of eval.py's size on both sides. Ours sorts the
+           texts by length and drops a row when it ends; theirs takes the file's order. The student
+           is overfitted to a twentieth of SVAMP, so that most of its texts end.
 profile    The operators that take most of our step's time.
-memory     The CPU: the peak of two steps on the longest rationales, in a process of its own, with
-           all that it imports.
 """
 
 import argparse
 import contextlib
-import gc
 import io
 import re
 import statistics
@@ -49,7 +46,6 @@ import eval as evaluation
 import t5
 import train
 
-VOCABULARY = t5.PRESETS["small"].vocab_size
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -72,23 +68,21 @@ QUICK = {"sizes": ["tiny"], "batch": 8, "precisions": ["bf16"], "rounds": 1, "st
 
 def parse():
     parser = argparse.ArgumentParser(description="Speed and memory against transformers.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all"
+    )
     parser.add_argument("--device", default="cpu", choices=PLANS)
     parser.add_argument("--data-root", default="datasets", help="with svamp/, or it is downloaded")
     parser.add_argument("--tokenizer", help="T5's spiece.model, if not the published one")
-    parser.add_argument("--student", type=Path, help="a run on SVAMP, to decode as it stops")
     parser.add_argument("--quick", action="store_true")
-    one_peak = ("SIDE", "BATCH", "VOCABULARY")
-    parser.add_argument("--measure", nargs=3, metavar=one_peak, help="the peak of two steps alone")
+    one_peak = ("SIDE", "BATCH")
+    parser.add_argument("--measure", nargs=2, metavar=one_peak, help="the peak of two steps alone")
     args = parser.parse_args()
-    if unknown := set(args.parts) - set(PARTS):
-        parser.error(f"unknown part {unknown.pop()}; expected some of {', '.join(PARTS)}")
-    if "memory" in args.parts and args.device == "cuda":
-        parser.error("memory is the CPU's; on CUDA, training prints it")
-    args.plan, on_cpu = PLANS[args.device], PARTS if args.quick else PARTS[:3]
+    if set(args.parts) - set(PARTS):
+        parser.error(f"expected of the parts {', '.join(PARTS)}")
+    args.plan = PLANS[args.device]
     if args.quick:
         args.plan = args.plan._replace(**QUICK)
-    args.parts = args.parts or (on_cpu if args.device == "cpu" else PARTS[1:])
     return args
 
 
@@ -107,10 +101,6 @@ class Case(NamedTuple):
     batches: int = 1  # how many different ones, before they come again
     size: str = "small"
     precision: str = "fp32"
-    vocabulary: int = VOCABULARY
-
-    def config(self):
-        return replace(t5.PRESETS[self.size], vocab_size=self.vocabulary)
 
     def autocast(self):
         return torch.autocast(self.device.type, DTYPES[self.precision], self.precision != "fp32")
@@ -131,11 +121,15 @@ class Case(NamedTuple):
         return step
 
 
-def our_step(case, micro_batch=None):
+def our_micro_batch(device):
+    return train.default_micro_batch(device, t5.PRESETS["small"].vocab_size)
+
+
+def our_step(case):
     """train.py's step."""
     torch.manual_seed(0)
-    model = t5.T5(case.config()).to(case.device).train()
-    micro_batch = micro_batch or train.default_micro_batch(case.device, case.vocabulary)
+    model = t5.T5(t5.PRESETS[case.size]).to(case.device).train()
+    micro_batch = our_micro_batch(case.device)
 
     def losses(rows):
         micro_batches, totals = data.collate(rows, case.device, micro_batch=micro_batch)
@@ -155,7 +149,7 @@ def their_step(case, micro_batch=None):
     import transformers
 
     torch.manual_seed(0)
-    config = asdict(case.config()) | {"decoder_start_token_id": t5.PAD, "use_cache": False}
+    config = asdict(t5.PRESETS[case.size]) | {"decoder_start_token_id": t5.PAD, "use_cache": False}
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(**config))
     model.to(case.device).train()
     size = micro_batch or case.batch
@@ -204,37 +198,22 @@ def seconds(function, device):
     return time.perf_counter() - began
 
 
-def allocated(device):
-    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+def repeat(step, times):
+    for _ in range(times):
+        step()
 
 
-class Side:
-    """One side's step: its seconds and, on CUDA, the most memory that it held itself (GiB)."""
-
-    def __init__(self, make, device, warm_up):
-        gc.collect()
-        before, self.device, self.peak = allocated(device), device, 0.0
-        self.step = make()
-        for _ in range(warm_up):
-            self.step()
-        self.resident = allocated(device) - before  # weights and AdamW's state
-
-    def take(self, steps):
-        before = allocated(self.device)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        taken = seconds(lambda: [self.step() for _ in range(steps)], self.device)
-        if self.device.type == "cuda":
-            most = torch.cuda.max_memory_allocated() - before + self.resident
-            self.peak = max(self.peak, most / 2**30)
-        return taken
+def in_turn(sides, args):
+    """Time the sides in turn -> for each side, its seconds in every round."""
+    rounds = [[seconds(side, args.device) for side in sides] for _ in range(args.plan.rounds)]
+    return list(zip(*rounds))
 
 
-def rates(name, rounds, ours, theirs):
-    """A row: how many were done a second, where our time was for `ours` and theirs for `theirs`."""
-    a, b = (statistics.median(column) for column in zip(*rounds))
-    ratios = sorted(ours / x / (theirs / y) for x, y in rounds)
-    row(name, ours / a, theirs / b, statistics.median(ratios), f"{ratios[0]:.2f}-{ratios[-1]:.2f}")
+def print_rates(name, n, ours, theirs):
+    """A row: how many of n were done a second, from each side's seconds in every round."""
+    ratios = sorted(b / a for a, b in zip(ours, theirs))
+    a, b = statistics.median(ours), statistics.median(theirs)
+    row(name, n / a, n / b, statistics.median(ratios), f"{ratios[0]:.2f}-{ratios[-1]:.2f}")
 
 
 def row(name, ours, theirs, ratio, spread=""):
@@ -248,60 +227,36 @@ def matrix_peak(device, dtype):
     return 2 * n**3 / min(seconds(lambda: a @ b, device) for _ in range(10)) / 1e12
 
 
-def print_share_of_peak(case, steps):
+def print_products(case, steps):
     counted, timed = our_step(case), our_step(case)  # the same batches
     counted(), timed()
     with FlopCounterMode(display=False) as counter:
-        for _ in range(steps):
-            counted()
-    took = seconds(lambda: [timed() for _ in range(steps)], case.device)
+        repeat(counted, steps)
+    took = seconds(partial(repeat, timed, steps), case.device)
     rate = counter.get_total_flops() / took / 1e12
     peak = matrix_peak(case.device, DTYPES[case.precision])
-    print(
-        f"    TFLOP/s in products: {rate:.3g} in our step, {peak:.3g} in one large product: "
-        f"{rate / peak:.0%}; 10,000 steps take {10_000 * took / steps / 60:,.0f} minutes"
-    )
+    print(f"    TFLOP/s in products: {rate:.3g} in our step, {peak:.3g} in one large product")
 
 
 # ---- the parts
 
 
-def batches_of(plan):
-    return plan.rounds * plan.steps
-
-
-def bench_steps(args, sides, rows):
-    """Time the sides, {name: what makes its step}, and print rows, (title, our side, theirs)."""
-    count = batches_of(args.plan)  # no shape is new when time is taken
-    made = {name: Side(make, args.device, warm_up=count) for name, make in sides.items()}
-    taken = [
-        {name: side.take(args.plan.steps) for name, side in made.items()}
-        for _ in range(args.plan.rounds)
-    ]
-    examples = args.plan.steps * args.plan.batch
-    for title, ours, theirs in rows:
-        rates(title, [(turn[ours], turn[theirs]) for turn in taken], examples, examples)
-        peaks = made[ours].peak, made[theirs].peak
-        if peaks[0]:
-            row("    peak memory, GiB", *peaks, peaks[1] / peaks[0])
-
-
 def bench_training(args):
-    micro_batch = train.default_micro_batch(args.device, VOCABULARY)
     for size, precision in product(args.plan.sizes, args.plan.precisions):
-        count = batches_of(args.plan)
+        count = args.plan.rounds * args.plan.steps
         case = Case(encoded(args), args.plan.batch, args.device, count, size, precision)
-        sides = {"ours": partial(our_step, case), "theirs": partial(their_step, case)}
         title = f"training, examples/s, {size}, {precision}, batch {case.batch}"
-        rows = [(title, "ours", "theirs")]
+        theirs = {title: their_step(case)}
+        micro_batch = our_micro_batch(args.device)
         if micro_batch < case.batch:
-            sides["alike"] = partial(their_step, case, micro_batch)
-            rows.append(("    theirs in our micro-batches", "ours", "alike"))
-        else:
-            sides["parts"] = partial(our_step, case, 16)
-            rows.append(("    ours in micro-batches of 16", "parts", "theirs"))
-        bench_steps(args, sides, rows)
-        print_share_of_peak(case, args.plan.steps)
+            theirs["    theirs in our micro-batches"] = their_step(case, micro_batch)
+        steps = [our_step(case), *theirs.values()]
+        for step in steps:
+            repeat(step, count)  # no shape is new when time is taken
+        ours, *others = in_turn([partial(repeat, step, args.plan.steps) for step in steps], args)
+        for name, other in zip(theirs, others):
+            print_rates(name, args.plan.steps * case.batch, ours, other)
+        print_products(case, args.plan.steps)
 
 
 def bench_profile(args):
@@ -316,20 +271,21 @@ def bench_profile(args):
 
 
 def decode_in_turn(texts, name, weights, length, args):
-    """Decode the texts on both sides: the rounds' seconds, theirs for each of `sizes`, and of each
-    text whether it ended."""
+    """Decode the texts on both sides, print rates -> of each text whether theirs ended."""
     import transformers
 
     tokenizer, model = data.Tokenizer(args.tokenizer), t5.load(weights).to(args.device)
     student = evaluation.Student(model, tokenizer, "mi", True)
+    longest = max(len(tokenizer.encode(text)) for text in texts)
     t5.MAX_TARGET = length  # ids that `generate_text` writes at most
+    size = evaluation.DECODED_IDS // (longest + length)  # of our first batch
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).to(args.device).eval()
     written, rows = {}, []
 
     def we():
         written["ours"] = [text for text, _ in evaluation.generate_text(student, texts)]
 
-    def they(size):
+    def they():
         rows.clear()
         for first in range(0, len(texts), size):
             source = data.pad([tokenizer.encode(text) for text in texts[first : first + size]])
@@ -341,11 +297,8 @@ def decode_in_turn(texts, name, weights, length, args):
             rows.extend(out[:, 1:].tolist())
         written["theirs"] = [tokenizer.decode(row) for row in rows]
 
-    sides = [we, *(partial(they, size) for size in sizes(args))]
-    for side in sides:  # to warm up
-        side()
-    rounds = [[seconds(side, args.device) for side in sides] for _ in range(args.plan.rounds)]
-    print_decoding(name, rounds, len(texts), args)
+    we(), they()  # to warm up
+    print_rates(f"decoding, rows/s, {name}", len(texts), *in_turn([we, they], args))
     same = sum(a == b for a, b in zip(written["ours"], written["theirs"]))
     ended = [t5.EOS in row for row in rows]
     ids = sum(i != t5.PAD for row in rows for i in row) / len(rows)
@@ -353,17 +306,7 @@ def decode_in_turn(texts, name, weights, length, args):
         f"    {same} of {len(rows)} outputs identical; {ids:.1f} ids a row, "
         f"{len(rows) - sum(ended)} rows cut at {length}"
     )
-    return rounds, ended
-
-
-def sizes(args):  # of their batches
-    return [64, 512] if args.device.type == "cuda" else [64]
-
-
-def print_decoding(name, rounds, n, args):
-    for column, size in enumerate(sizes(args), 1):
-        title = f"decoding, rows/s, {name}, theirs by {size}"
-        rates(title, [(r[0], r[column]) for r in rounds], n, n)
+    return ended
 
 
 def train_student(args, folder):
@@ -393,44 +336,42 @@ def bench_decoding(args):
         t5.save(model, folder)
         decode_in_turn(labels, "fixed 48 tokens", folder, 48, args)
     with tempfile.TemporaryDirectory() as folder:
-        student = args.student or train_student(args, folder)
-        one, ended = decode_in_turn(labels, "labels", student, 64, args)
-        other, _ = decode_in_turn(rationales, "rationales", student, 64, args)
-        both = [[a + b for a, b in zip(*pair)] for pair in zip(one, other)]
-        print_decoding("both", both, len(labels), args)
+        student = train_student(args, folder)
+        ended = decode_in_turn(labels, "labels", student, 64, args)
+        decode_in_turn(rationales, "rationales", student, 64, args)
         if 0 < sum(ended) < len(labels):
             labels = list(compress(labels, ended))
             decode_in_turn(labels, "the labels that end", student, 64, args)
 
 
-def measure_in_process(args, side, batch, vocabulary):
+def measure_in_process(args, side, batch):
     """Peak memory (GiB) of two steps in a process of its own."""
     files = ["--data-root", args.data_root, "--tokenizer", args.tokenizer]
-    command = [sys.executable, __file__, *files, "--measure", side, batch, vocabulary]
+    command = [sys.executable, __file__, *files, "--device", args.device, "--measure", side, batch]
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout)
 
 
 def print_peak_memory(args):
-    side, batch, vocabulary = args.measure[0], *map(int, args.measure[1:])
+    side, batch = args.measure[0], int(args.measure[1])
     longest = sorted(encoded(args), key=lambda row: len(row[1][1]))[-batch:]
-    case = Case(longest, batch, args.device, vocabulary=vocabulary)
-    alike = partial(their_step, micro_batch=train.default_micro_batch(args.device, vocabulary))
+    case = Case(longest, batch, args.device, precision=args.plan.precisions[0])
+    alike = partial(their_step, micro_batch=our_micro_batch(args.device))
     step = {"ours": our_step, "theirs": their_step, "alike": alike}[side](case)
     step(), step()
+    if args.device.type == "cuda":
+        return print(torch.cuda.max_memory_allocated() / 2**30)
     status = Path("/proc/self/status").read_text()  # getrusage's peak counts the parent's too
     print(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20)
 
 
 def bench_memory(args):
-    """The peaks by batch, with T5's vocabulary and with twice as many words."""
-    batches = [8] if args.quick else [8, 16, 32, 64]
-    for vocabulary, batch in product((VOCABULARY, 2 * VOCABULARY), batches):
+    small = args.quick or args.device.type == "cuda"
+    for batch in [args.plan.batch] if small else [8, 16, 32, 64]:
         ours, theirs, alike = (
-            measure_in_process(args, side, batch, vocabulary)
-            for side in ("ours", "theirs", "alike")
+            measure_in_process(args, side, batch) for side in ("ours", "theirs", "alike")
         )
-        row(f"peak memory, GiB, batch {batch}, V = {vocabulary:,}", ours, theirs, theirs / ours)
+        row(f"peak memory, GiB, batch {batch}", ours, theirs, theirs / ours)
         row("    theirs in our micro-batches", ours, alike, alike / ours)
 
 
@@ -450,15 +391,8 @@ def main():
         f"{card}, torch {torch.__version__}, transformers {transformers.__version__}\n"
         f"{'':50}{'ours':>9}{'transformers':>14}{'ratio':>10}"
     )
-    benches = {
-        "memory": bench_memory,
-        "training": bench_training,
-        "decoding": bench_decoding,
-        "profile": bench_profile,
-    }
-    for part, bench in benches.items():
-        if part in args.parts:
-            bench(args)
+    for part in args.parts or PARTS:
+        globals()[f"bench_{part}"](args)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """README.md and MEASUREMENTS.md: python -m pytest tests/test_pages.py
 
-Every command on the two pages is read by the parser of its own program, their Python is run, every
-number of the paper is held to one table, and what the pages name or link to exists.
+Every command on the two pages is read by the parser of its own program, the Python behind two
+tables is run, every number of the paper is held to one table, and what the pages name or link to
+exists.
 """
 
 import ast
@@ -16,7 +17,6 @@ from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -115,41 +115,6 @@ def test_every_command_is_accepted_by_the_parser_of_its_program(line, monkeypatc
         parse(script, arguments, monkeypatch)
 
 
-def test_a_loop_stands_for_a_command_for_each_of_its_values():
-    line = (
-        'for s in 0 1; do for m in dss "mi --mi kl"; do '
-        "A=1 python train.py --method $m --seed $s; done; done"
-    )
-    assert commands_in(line) == [
-        ("train.py", ["--method", "dss", "--seed", "0"]),
-        ("train.py", ["--method", "mi", "--mi", "kl", "--seed", "0"]),
-        ("train.py", ["--method", "dss", "--seed", "1"]),
-        ("train.py", ["--method", "mi", "--mi", "kl", "--seed", "1"]),
-    ]
-    assert commands_in("for s in 0; do echo --seed $s; done | A=1 xargs -L 1 python train.py") == [
-        ("train.py", ["--seed", "0"])
-    ]
-    assert commands_in("pip install -r a.txt && torchrun --nproc_per_node 2 train.py --lr 1") == [
-        ("train.py", ["--lr", "1"])
-    ]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "python train.py --window 16",
-        "python train.py --method mutual",
-        "python eval.py",
-        "python eval.py RUN --nonsense",
-        "python tests/bench.py nonsense",
-    ],
-)
-def test_a_command_that_a_program_does_not_know_is_refused(line, monkeypatch, capsys):
-    ((script, arguments),) = commands_in(line)
-    with pytest.raises(SystemExit):
-        parse(script, arguments, monkeypatch)
-
-
 def test_the_pages_name_the_commands_that_they_must():
     lines = [line for page in PAGES.values() for line in code_lines(text_of(page))]
     found = {script for line in lines for script, _ in commands_in(line)}
@@ -163,8 +128,9 @@ def test_the_pages_name_the_commands_that_they_must():
     words = {word for line in lines for _, arguments in commands_in(line) for word in arguments}
     words |= {word for line in lines if line.startswith("--") for word in line.split()}
     assert words >= {"finetune", "single", "dss", "mi", "eq9", "kl", "released", "mean", "llm"}
-    flags = "--predict --to --plot --table --judge --judge-teacher --judge-prompt --ask --against"
+    flags = "--predict --to --plot --table --judge --judge-teacher --judge-model --ask --against"
     assert words >= {*flags.split(), "--weights", "--alphas", "--subsample"}
+    assert "cuda" in words  # of a command that follows another on its line
 
 
 @each_page
@@ -245,23 +211,6 @@ def test_the_counts_of_texts_on_the_page_are_what_its_code_prints(tmp_path, monk
         found = [counts.pop((*key, "gold", what), 0) for what in lacking]
         assert " / ".join(map(str, found)) == re.sub(r" \(.*", "", characters)
     assert not [key for key in counts if key[2] == "gold"]  # no other count
-
-
-def test_the_counts_of_sets_that_are_not_at_hand_are_counts(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    nli = {"premise": "A.", "hypothesis": "B.", "label": 0}
-    inputs = {"esnli": [nli] * 3, "anli1": [nli | {"hypothesis": "B. "}, nli, nli]}
-    teacher = {
-        "esnli": ["So. Answer: neutral\n", "So. Answer:neutral", "So."],
-        "anli1": ["So. So the answer is neutral."] * 3,
-    }
-    for name, lines in inputs.items():
-        folder = tmp_path / "datasets" / name
-        (folder / "llm").mkdir(parents=True)
-        rows = [json.dumps(line | {"uid": "1", "reason": ""}) for line in lines]
-        (folder / f"{name}_valid.json").write_text("\n".join(rows))
-        (folder / "llm" / "valid_CoT_0.json").write_text(json.dumps(teacher[name]))
-    assert run_python(2, capsys) == "2 1\n"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -358,67 +307,47 @@ def test_the_accuracies_of_table_1_that_no_single_run_can_give_are_those_named()
 
 
 def test_the_standard_errors_in_the_readme_are_those_of_the_papers_mi_runs():
-    said = {
-        "SVAMP": "3.3 (base) to 3.5 (small) points",
-        "ANLI": "1.6",
-        "CQA": "1.4",
-        "e-SNLI": "0.3 to 0.4",
+    def accuracies(name):
+        return [float(CELLS[f"Table {table}: MI", name]) / 100 for table in (1, 2)]
+
+    errors = {
+        name: [f"{100 * math.sqrt(p * (1 - p) / n):.1f}" for p in accuracies(name)]
+        for name, n in SETS.items()
     }
-    for name, words in said.items():
-        accuracies = [float(CELLS[f"Table {table}: MI", name]) / 100 for table in (1, 2)]
-        errors = [f"{100 * math.sqrt(p * (1 - p) / SETS[name]):.1f}" for p in accuracies]
-        numbers = re.findall(r"\d\.\d", words)
-        assert numbers == (errors if len(numbers) == 2 else errors[:1]) and numbers[-1] == errors[1]
-        assert f"{words} on {name}" in one_line(text_of(README))
-
-
-def test_a_calibration_error_is_never_below_the_distance_of_accuracy_and_confidence():
-    rng = np.random.default_rng(0)
-    for bins in (1, 2, 10, 100):
-        for n in rng.integers(1, 50, size=20):
-            confidence, right = rng.random(n), rng.random(n) < rng.random()
-            ece = evaluation.expected_calibration_error(confidence, right, bins)
-            assert ece >= abs(right.mean() - confidence.mean()) - 1e-12
+    assert errors["SVAMP"] == ["3.3", "3.5"] and errors["ANLI"] == ["1.6", "1.6"]
+    assert errors["CQA"] == ["1.4", "1.4"] and errors["e-SNLI"] == ["0.3", "0.4"]
+    said = (
+        "3.3 (base) to 3.5 (small) points on SVAMP, 1.6 on ANLI, 1.4 on CQA, 0.3 to 0.4 on e-SNLI"
+    )
+    assert said in one_line(text_of(README))
 
 
 def test_seven_of_eight_calibration_errors_of_table_6_contradict_table_1():
+    def least_and_stated(table, method, name):
+        error, confidence = map(Decimal, CELLS[f"Table 6: {method}", name].split("/"))
+        return abs(Decimal(CELLS[f"{table}: {method}", name]) - confidence), error
+
+    def impossible(table):
+        found = []
+        for method, name in product(("DSS", "MI"), SETS):
+            least, stated = least_and_stated(table, method, name)
+            if least > stated:
+                found.append((method, name))
+        return found
+
     head, rows = table_of(MEASUREMENTS, "least possible error / Table 6's, %")
-    possible = []
+    assert [row[0] for row in rows] == ["DSS", "MI"] and head[1:] == [*SETS]
     for method, *cells in rows:
-        for name, cell in zip(head[1:], cells, strict=True):
-            error, confidence = map(Decimal, CELLS[f"Table 6: {method}", name].split("/"))
-            least = abs(Decimal(CELLS[f"Table 1: {method}", name]) - confidence)
-            assert cell == f"{least} / {error}"
-            possible += [(method, name)] * (least <= error)
-    assert possible == [("DSS", "ANLI")] and len(rows) * len(SETS) == 8
-    impossible = []  # with the accuracies of T5-small
-    for name, method in product(SETS, ("DSS", "MI")):
-        error, confidence = map(float, CELLS[f"Table 6: {method}", name].split("/"))
-        if abs(float(CELLS[f"Table 2: {method}", name]) - confidence) > error:
-            impossible.append((method, name))
-    assert impossible == [("DSS", "e-SNLI"), ("MI", "e-SNLI"), ("MI", "ANLI"), ("DSS", "SVAMP")]
+        for name, cell in zip(SETS, cells):
+            least, stated = least_and_stated("Table 1", method, name)
+            assert cell == f"{least} / {stated}"
+    assert len(impossible("Table 1")) == 7 and ("DSS", "ANLI") not in impossible("Table 1")
+    expected = [("DSS", "e-SNLI"), ("DSS", "SVAMP"), ("MI", "e-SNLI"), ("MI", "ANLI")]
+    assert impossible("Table 2") == expected
     text = one_line(text_of(MEASUREMENTS))
     assert "four cells would still be impossible: e-SNLI, DSS on SVAMP and MI on ANLI" in text
     assert "Only DSS on ANLI is possible. In the other seven cells" in text
     assert "[seven of eight]" in text_of(README).replace("\n", " ")
-
-
-def test_what_the_page_says_of_tables_1_4_and_7_follows_from_them():
-    def differences(a, b):
-        return {name: Decimal(CELLS[a, name]) - Decimal(CELLS[b, name]) for name in SETS}
-
-    text = one_line(text_of(MEASUREMENTS))
-    assert "Table 7 puts MI below DSS on three of four sets, in the plain rows and" in text
-    for mark in "", " ++":
-        worse = differences(f"Table 7: MI{mark}", f"Table 7: DSS{mark}").values()
-        assert sum(difference < 0 for difference in worse) == 3
-    assert "maximum beats the mean in two of Table 4's four sets; CQA is a tie, ANLI a loss" in text
-    gains = differences("Table 1: MI", "Table 4: MI, mean")  # the maximum's
-    assert [name for name in SETS if gains[name] > 0] == ["e-SNLI", "SVAMP"]
-    assert gains["CQA"] == 0 > gains["ANLI"]
-    assert "MI minus DSS on SVAMP in Table 1, 2.5 points, is five test items" in text
-    gain = differences("Table 1: MI", "Table 1: DSS")["SVAMP"]
-    assert gain == Decimal("2.5") and gain * SETS["SVAMP"] == 5 * 100
 
 
 def test_the_example_by_hand_in_the_readme_is_what_the_code_computes():
@@ -489,15 +418,3 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page):
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors_of(target), link
-
-
-@each_page
-def test_no_placeholder_is_left(page):
-    assert not re.search("TODO|@@", text_of(page))
-
-
-def test_the_names_in_the_reading_order_exist():
-    (order,) = re.findall(r"\*\*Reading order\*\*: (.*?)\n\n", text_of(README), re.DOTALL)
-    files = re.findall(r"`(\w+\.py)`", order)
-    assert files == ["mi_loss.py", "test_mi_loss.py", "train.py", "t5.py", "data.py", "eval.py"]
-    assert "`training_loss` in `train.py`" in one_line(order) and callable(train.training_loss)
