@@ -9,10 +9,8 @@ missing.
 
 import json
 import math
-import random
 import re
 import shutil
-import time
 from itertools import islice
 from pathlib import Path
 
@@ -31,13 +29,8 @@ TEACHERS = [  # the set, the teacher's text, the label; None: neither rationale 
     ("svamp", " It is. The answer is (6 / 2).\n\nQ: 9? The answer is (1).", "(6 / 2)"),
     ("svamp", "It is. The answer is ((1 + 2) * 3) = 9.", "((1 + 2) * 3)"),
     ("svamp", "It is. The answer is (1) or (2).", "(1) or (2)"),  # from the first ( to the last )
-    ("svamp", "It is. The answer is (2 * x).", "(2 * x)"),
-    ("svamp", "It is. The answer is (175, 5).", "(175, 5)"),
-    ("svamp", "It is. The answer is ((415 - 309).", "((415 - 309)"),
     ("svamp", "It is. The answer is (1 +\n2).", ""),  # an equation ends with its line
     ("svamp", "It is. The answer is (1)\n(2).", "(1)"),
-    ("svamp", "It is. The answer is 5.", ""),
-    ("svamp", "", None),
     ("svamp", "It is. Q: 9? The answer is (1).", None),
     ("svamp", "It is. The answer is (1). The answer is (2).", None),
     ("cqa", "It is. So the answer is (b) a fox.\n\nQ: x? So the answer is (a) y.", "a fox"),
@@ -52,7 +45,6 @@ TEACHERS = [  # the set, the teacher's text, the label; None: neither rationale 
     ("esnli", "It is. Answer: neutral Answer: x", "neutral"),
     ("esnli", "It is. Answer:x Answer: neutral\nPremise", "neutral"),
     ("esnli", "It is. Answer:neutral", ""),  # as the authors' code has it, without the space
-    ("esnli", "It is. ", ""),  # all rationale
 ]
 
 
@@ -80,20 +72,8 @@ def test_a_released_set_is_whole_and_its_teacher_as_good_as_known(name, split, r
     assert (len(examples), sum(e.rationale == "" for e in examples)) == (rows, blank)
     by_value = name in data.EQUATIONS
     assert sum(data.is_correct(e.llm_label, e.label, by_value) for e in examples) == right
-
-
-@released
-def test_python_itself_would_call_588_svamp_answers_right_the_papers_0_7350():
-    def python(text):  # only signs, digits and "and" get as far as Python
-        if re.fullmatch(r"(?:[-+*/(). 0-9]|and)+", text) and text.count("(") == text.count(")"):
-            return eval(text, {"__builtins__": {}})
-
-    examples = data.load("svamp", "train", SHARED / "dss")
-    right = [python(e.llm_label) == python(e.label) for e in examples]
-    ours = [data.is_correct(e.llm_label, e.label, by_value=True) for e in examples]
-    assert sum(right) == 588 and round(588 / 800, 4) == 0.7350
-    others = [e.llm_label for e, a, b in zip(examples, right, ours) if a != b]
-    assert others == ["((29/2) and (30/2))", "(34 + 40) and (62 - 17)"]
+    # no label is refused
+    data.check_labels(examples, data.Tokenizer(SHARED / "t5" / "spiece.model"), "llm")
 
 
 # ---- files, good and bad ----
@@ -145,20 +125,22 @@ def test_a_line_becomes_exactly_this_input_and_label(tmp_path):
         assert [(e.input, e.label) for e in load(tmp_path, name)] == [expected[name]] * 3
 
 
-DEEP, FIELDS = "[" * 100_000, [(name, field) for name in GOOD for field in GOOD[name]]
 BAD_LINES = [  # the second of three: the text or the object, and words that the message must hold
     ("svamp", '{"input": "a", "lab', "JSON"),
-    ("svamp", DEEP, "JSON"),
     ("svamp", b'{"input": "caf\xe9", "label": "( 1 )"}', "UTF-8"),
     ("svamp", r'{"input": "\ud83d", "label": "( 1 )"}', "input"),  # half a character
     ("svamp", '["One?", "( 1 )"]', "object"),
+    ("svamp", {"input": "One?"}, "label no such field"),
+    ("mine", {"input": "One?", "label": "red"}, "rationale no such field"),
     ("mine", GOOD["mine"] | {"llm_label": None}, "llm_label"),
     ("mine", GOOD["mine"] | {"label": -0.5}, "label -0.5 quote"),
+    ("esnli", NLI | {"premise": None}, "premise"),
+    ("esnli", NLI | {"hypothesis": None}, "hypothesis"),
+    ("cqa", GOOD["cqa"] | {"question": None}, "question"),
+    ("cqa", GOOD["cqa"] | {"answer": None}, "answer"),
 ]
-BAD_LINES += [(n, {k: v for k, v in GOOD[n].items() if k != field}, field) for n, field in FIELDS]
-BAD_LINES += [(n, GOOD[n] | {field: wrong}, field) for n, field in FIELDS for wrong in (None, 7)]
-BAD_LINES += [("esnli", NLI | {"label": x}, "label 0 1 2") for x in (3, -1, True, 1.5, "1", [1])]
-CHOICES = [*"vwxy"], [*"uvwxyz"], "vwxyz", [1, 2, 3, 4, 5], dict.fromkeys("vwxyz")
+BAD_LINES += [("esnli", NLI | {"label": x}, "label 0 1 2") for x in (None, 3, -1, True, "1")]
+CHOICES = None, [*"vwxy"], "vwxyz", [1, 2, 3, 4, 5]
 BAD_LINES += [("cqa", GOOD["cqa"] | {"choices": x}, "choices 5") for x in CHOICES]
 
 
@@ -172,20 +154,9 @@ def test_a_bad_line_is_refused_in_words_that_name_it(tmp_path, name, line, words
     assert place == str(path) and all(word in why for word in words.split()), (place, why)
 
 
-NUMBERS = {"7": ": quote it", "-0.5": ": quote it", "9" * 400: ": quote it", "true": ": quote it"}
-NUMBERS |= {"NaN": "found nan", "-Infinity": "found -inf", "null": "found None"}
-
-
-@pytest.mark.parametrize("number, end", NUMBERS.items())
-def test_a_number_is_to_be_quoted_but_not_one_that_marks_a_missing_value(number, end):
-    with pytest.raises(InputError, match=f"expected a text as 'label', .*{end}$"):
-        data.text_of(json.loads(f'{{"label": {number}}}'), "label")
-
-
 FIRST, SECOND = "llm/train_CoT_0.json", "llm/train_CoT_1.json"
 BAD_FILES = [  # a file of a good set, its content or None: not there; words of the message
     ("svamp", "svamp_train.json", "", "none"),
-    ("mine", "train.jsonl", " \n\t\r\n", "none"),
     ("mine", "train.jsonl", None, "train.jsonl esnli, anli1, cqa, svamp, toy, folder"),
     ("cqa", FIRST, None, "0 3"),  # the next is not read
     ("cqa", SECOND, None, "2 3"),
@@ -194,7 +165,7 @@ BAD_FILES = [  # a file of a good set, its content or None: not there; words of 
     ("cqa", SECOND, b'["caf\xe9"]', "CoT_1 UTF-8"),
     ("cqa", SECOND, r'["\ud83d"]', "CoT_1 array"),
 ]
-BAD_FILES += [("cqa", SECOND, content, "CoT_1 JSON") for content in ("", '["a', '"a"', "[7]", DEEP)]
+BAD_FILES += [("cqa", SECOND, content, "CoT_1 JSON") for content in ("", '"a"', "[7]")]
 
 
 @pytest.mark.parametrize("name, file, content, words", BAD_FILES, ids=lambda value: str(value)[:50])
@@ -242,14 +213,6 @@ def test_a_users_folder_may_hold_the_teachers_labels_and_a_validation_set(tmp_pa
         data.train_and_valid(folder)
 
 
-def test_the_digest_of_examples_changes_with_each_field_and_with_the_order():
-    a, b = Example("a", "b", "c", "d"), Example("e", "f", "g", "h")
-    others = [[Example(**vars(a) | {field: "x"}), b] for field in vars(a)]
-    others += [[b, a], [a], [a, b, a, b], [], [Example("a", "b", "c", "d,"), b]]
-    digests = {data.digest(rows) for rows in [[a, b], [a, b], *others]}
-    assert len(digests) == 1 + len(others)
-
-
 def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_path, monkeypatch):
     for owner in "ab":
         (tmp_path / owner / "mine").mkdir(parents=True)
@@ -263,7 +226,7 @@ def test_two_folders_of_one_name_have_different_titles_and_known_names_stay(tmp_
     assert all(map(data.is_own_data, ("my/svamp", "./toy", Path("mine"))))
 
 
-@pytest.mark.parametrize("n, cut", [(800, 80), (9_741, 975), (11, 2)])  # SVAMP, CQA
+@pytest.mark.parametrize("n, cut", [(800, 80), (9_741, 975)])  # SVAMP, CQA
 def test_the_same_tenth_of_a_set_validates_whatever_the_runs_seed(tmp_path, n, cut):
     order = np.random.default_rng(0).permutation(n).tolist()
     assert data.split_validation(list(range(n))) == (order[cut:], order[:cut])
@@ -277,9 +240,6 @@ def test_the_same_tenth_of_a_set_validates_whatever_the_runs_seed(tmp_path, n, c
 def test_a_share_is_what_a_seeded_order_leaves_after_the_dropped(tmp_path):
     order = np.random.default_rng(3).permutation(801).tolist()
     assert data.subsample(list(range(801)), 0.25, 3) == order[601:]  # ceil(600.75) dropped
-    for share in (0, -0.5, 1.5, math.nan):
-        with pytest.raises(AssertionError, match="share"):
-            data.subsample([1, 2], share, 0)
     write_set(tmp_path, "mine", 1)  # too few to split
     with pytest.raises(InputError, match="mine"):
         data.train_and_valid(str(tmp_path / "mine"))
@@ -304,36 +264,11 @@ def test_an_equation_has_this_value_or_none(text):
 
 
 HOSTILE = ["__import__('os').getcwd()", "9**9**9", "(" * 10_000 + ")" * 10_000, "(" * 256, "\0"]
-HOSTILE += ["(" * 128 + ")" * 128, "(1+" * 85, "((1)" * 64, "-" * 256, "-" * 10_000 + "1"]
-HOSTILE += ["1+" * 500_000 + "1", "9" * 1_000_000, "()" * 128, "1 // " * 51 + "0", "(-" * 127]
+HOSTILE += ["(" * 128 + ")" * 128, "-" * 256, "1+" * 500_000 + "1", "9" * 1_000_000, "(-" * 127]
 
 
-def seconds(text):  # of this thread's own work; the best of three, for the machine is shared
-    times = []
-    while len(times) < 3 and min(times, default=1) > 0.01:
-        began = time.thread_time()
-        data.evaluate_equation(text)
-        times.append(time.thread_time() - began)
-    return min(times)
-
-
-def test_no_hostile_or_random_text_makes_the_equation_reader_raise_or_take_ten_milliseconds():
+def test_a_hostile_text_has_no_value():
     assert [text for text in HOSTILE if data.evaluate_equation(text) is not None] == []
-    rng, texts = random.Random(0), [*HOSTILE]
-    for i in range(10_000):
-        alphabet = "0123456789.+-*/() " if i % 2 else map(chr, rng.choices(range(0x110000), k=9))
-        texts.append("".join(rng.choices([*alphabet], k=rng.randrange(1, 8 if i % 3 else 300))))
-    assert [text for text in texts if seconds(text) > 0.01] == []
-    values = [value for text in texts if (value := data.evaluate_equation(text)) is not None]
-    assert 100 < len(values) < 5_000 and all(map(math.isfinite, values))
-
-
-def test_a_text_with_which_pythons_parser_runs_out_of_memory_has_no_value(monkeypatch):
-    def parse(text, mode):
-        raise MemoryError
-
-    monkeypatch.setattr(data.ast, "parse", parse)
-    assert data.evaluate_equation("1") is None
 
 
 def test_an_answer_is_judged_by_value_or_else_by_its_text():
@@ -387,7 +322,7 @@ def toy_set(tmp_path_factory):  # its folder, training examples and tokenizer
     return root / "toy", examples, data.Tokenizer(root / "toy" / "spiece.model")
 
 
-def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy_set, tmp_path):
+def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy_set):
     tokenizer, text = toy_set[2], "Anna has 57 apples.</s>Ben has 9."
     ids = tokenizer.encode(text)
     assert ids.count(1) == 2 and ids[-1] == 1
@@ -396,10 +331,7 @@ def test_a_cut_text_keeps_its_end_mark_and_decoding_drops_what_is_no_piece(toy_s
         assert tokenizer.encode(text, length) == cut
     noisy = [0, *ids, 0, 1, len(tokenizer) - 1, len(tokenizer) - data.SENTINELS]
     assert tokenizer.decode(noisy) == "Anna has 57 apples. Ben has 9."
-    for content in (b"", b"\n\x05hello", b"{}"):
-        (tmp_path / "spiece.model").write_bytes(content)
-        with pytest.raises(InputError, match="spiece.model.*vocabulary"):
-            data.Tokenizer(tmp_path / "spiece.model")
+    assert tokenizer.normalise("<5>") == "\u2047 5 \u2047"  # unknown; no white space at the ends
 
 
 def test_each_method_reads_and_writes_its_own_texts(toy_set):
@@ -475,19 +407,6 @@ def test_batches_run_through_one_seeded_order_after_another(n, size):
         assert take(n, 0, start) == first[start : start + n]
 
 
-def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
-    seeds, default_rng = [], np.random.default_rng
-
-    def watched(seed):
-        seeds.append(seed)
-        return default_rng(seed)
-
-    monkeypatch.setattr(np.random, "default_rng", watched)
-    for _ in islice(data.batches(10, 4, 0), 10):  # four epochs
-        pass
-    assert seeds == [[0, epoch] for epoch in range(4)]
-
-
 # ---- labels, limits and vocabularies ----
 
 
@@ -499,23 +418,6 @@ def tokenizer(request, toy_set):
 def examples_of(labels, llm_labels=None):
     pairs = zip(labels, llm_labels or [""] * len(labels), strict=True)
     return [Example("One?", label, "so", llm) for label, llm in pairs]
-
-
-LABELS = ["<pos>", '{"s": "pos"}', r"\frac{3}{4}", "pos~", "<", "{}", "troms\u00f8", ""]
-LABELS += [" spaces  within ", "two\nlines", "\ufb01ne", "\u00bd", "x\u00b2", "\u6b63\u9762"]
-LABELS += ["\U0001f600 good", "na\u00efve", "[x] ^ `y`", "e\u0301\u0301", "\uff21", "tab\there"]
-
-
-def test_a_student_that_writes_a_labels_exact_ids_is_right(tokenizer):
-    joiner = tokenizer.normalise(data.JOINER)
-    for label in LABELS:
-        ids, gold = tokenizer.encode(label), tokenizer.normalise(label)
-        assert data.is_correct(tokenizer.decode([0, *ids, 0, 0]), gold, by_value=False)
-        assert gold == gold.strip()
-        data.check_labels(examples_of([label, label]), tokenizer)
-        # and where the label stands at the end of the single sequence
-        [(_, [target])], _ = data.make_rows(examples_of([label]), tokenizer, "single")
-        assert tokenizer.decode(target).rpartition(joiner)[2].strip() == gold
 
 
 DIFFERENT = [("<pos>", "<neg>"), ("pos~", "neg~"), ("yes", "no"), ("a b", "ab"), ("1", "1.0")]
@@ -567,10 +469,9 @@ UNKNOWN = [{"input": "<"}, {"input": "5~"}, {"rationale": "\u6b63"}, {"label": "
 ENDS = [{"input": "5</s>7"}, {"rationale": "5</s>7"}, {"label": "</s>"}]
 SINGLE = [{"label": "5", "rationale": numbers(n)} for n in (200, 251, 252, 253)]
 WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what is warned of
-    ("mi", [{}], ""),
     ("mi", [{"input": numbers(1_022)}, {}], "1 of 2 inputs long"),
-    ("finetune", [{"input": numbers(1_023)}], ""),  # it has no prefix
-    ("finetune", [{"input": numbers(1_024)}], "1 of 1 inputs long"),
+    # without a prefix
+    ("finetune", [{"input": numbers(1_024)}, {"input": numbers(1_023)}], "1 of 2 inputs long"),
     ("dss", [{"rationale": numbers(256)}, {}], "1 of 2 rationales long"),
     ("dss", [{"label": numbers(300)}, {}, {}], "1 of 3 labels long"),
     ("finetune", [{"rationale": numbers(256)}, {"rationale": "{"}, {"rationale": ""}], ""),
@@ -579,14 +480,6 @@ WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what
     ("mi", UNKNOWN, "2 of 4 inputs unknown, 1 of 4 labels unknown, 1 of 4 rationales unknown"),
     ("single", SINGLE, "2 of 4 rationales long"),  # beside "The answer is 5" and the </s>
     ("mi", ENDS, "1 of 3 labels end, 1 of 3 rationales end"),
-    ("dss", [{"input": ""}, {"input": "\u200b"}, {"input": "5"}], "2 of 3 inputs blank"),
-    ("mi", [{"rationale": "x{" * 300}], "1 of 1 rationales long, 1 of 1 rationales unknown"),
-    (
-        "finetune",
-        [{"label": "10\u00b3"}, {"label": "5\n7"}, {"label": "5 "}, {}],
-        "3 of 4 labels else",
-    ),
-    ("dss", [{"label": "{\u00b3"}, {"rationale": "\u00b3"}], "1 of 2 labels unknown"),
 ]
 
 
@@ -594,7 +487,6 @@ WARNINGS = [  # the method; the fields in which examples differ from WHOLE; what
 def test_what_is_cut_unknown_or_blank_is_counted_a_line_a_kind(toy_set, method, changes, expected):
     examples = [Example(**vars(WHOLE) | change) for change in changes]
     words = {"blank": "blank", "characters": "unknown", "lose their ends": "long", "</s>": "end"}
-    words |= {"read back differently": "else"}
     found = []
     for line in data.make_rows(examples, toy_set[2], method)[1]:
         kinds = [short for word, short in words.items() if word in line]
@@ -615,14 +507,6 @@ def test_the_teachers_labels_are_counted_where_they_are_trained_on(toy_set):
     _, [blank, unknown] = data.make_rows(examples, toy_set[2], "mi", "llm")
     assert blank.startswith("1 of 3 labels are blank")
     assert unknown.startswith("1 of 3 labels have characters")
-
-
-@released
-@pytest.mark.parametrize("name", ["svamp", "cqa", "anli1", "esnli"])
-def test_no_label_of_a_released_set_is_refused(name):
-    tokenizer = data.Tokenizer(SHARED / "t5" / "spiece.model")
-    for split in ("train", "test") if name in ("svamp", "cqa") else ("test",):
-        data.check_labels(data.load(name, split, SHARED / "dss"), tokenizer, "llm")
 
 
 def test_a_vocabulary_that_is_missing_or_does_not_fit_is_refused(toy_set, tmp_path):

@@ -53,7 +53,10 @@ def server(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(data, "DSS", server.url + ARCHIVE)
-    server.answers[ARCHIVE] = 200, {}, pinned(monkeypatch, zipped(SVAMP))
+    archive = zipped(SVAMP)
+    blob = hashlib.sha1(b"blob %d\0" % len(archive) + archive).hexdigest()
+    monkeypatch.setattr(data, "DSS_BLOB", blob)
+    server.answers[ARCHIVE] = 200, {}, archive
     server.answers[SPIECE], server.answers[WEIGHTS] = ((200, {}, x) for x in FILES.values())
     spiece, weights = (hashlib.sha256(body).hexdigest() for body in FILES.values())
     monkeypatch.setattr(data, "SHA256", {"small": weights, "spiece.model": spiece})
@@ -78,12 +81,6 @@ def zipped(members):
     return file.getvalue()
 
 
-def pinned(monkeypatch, content):
-    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    monkeypatch.setattr(data, "DSS_BLOB", blob)
-    return content
-
-
 def files(folder):
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
@@ -102,60 +99,17 @@ def test_the_archive_is_fetched_once_and_its_sets_load(server, tmp_path):
     assert files(tmp_path).keys() == {"cqa/cqa_test.json", *(f"svamp/{x}.json" for x in ours)}
 
 
-def test_whatever_names_an_archive_holds_only_sets_are_written(server, tmp_path, monkeypatch):
-    hostile = ["/anli1/anli1_test.json", "../../cqa/cqa_test.json", "a/../../esnli/esnli_test.json"]
-    hostile += ["..\\svamp\\svamp_valid.json", "svamp/llm/../../../x_CoT_0.json"]
-    hostile += ["../evil/evil_test.json", "svamp/svamp_test.json/../../../evil.json"]
-    content = zipped(dict.fromkeys(hostile, "evil"))
-    server.answers[ARCHIVE] = 200, {}, pinned(monkeypatch, content)
-    with pytest.raises(FileNotFoundError, match="svamp_train.json"):
-        data.load("svamp", "train", tmp_path / "sets")
-    inside = {f"sets/{name}/{name}_test.json" for name in ("anli1", "cqa", "esnli")}
-    assert files(tmp_path).keys() == inside
-    assert not any("evil" in path.name for path in tmp_path.parent.glob("*"))
-
-
-NLI = {"premise": "A.", "hypothesis": "B.", "label": 1}
-BOTH = SVAMP | {
-    "esnli/esnli_train.json": json.dumps(NLI),
-    "esnli/llm/train_CoT_0.json": '["So. Answer: neutral"]',
-    "svamp/llm/train_CoT_1.json": '["No."]',
-}
-
-
-@pytest.mark.parametrize("url", ["http", "file"])
-def test_a_split_that_is_there_keeps_every_byte(server, tmp_path, monkeypatch, url):
-    """Here trimmed and edited; the archive has one file more for it."""
-    content, root = pinned(monkeypatch, zipped(BOTH)), tmp_path / "sets"
-    server.answers[ARCHIVE] = 200, {}, content
-    if url == "file":
-        (tmp_path / "datasets.zip").write_bytes(content)
-        monkeypatch.setattr(data, "DSS", (tmp_path / "datasets.zip").as_uri())
-    edited = {
+def test_a_split_whose_lines_are_there_is_left_alone_and_half_a_split_completed(server, tmp_path):
+    kept = {
         "svamp/svamp_train.json": b'{"input": "Mine?", "label": "( 7 )"}',
-        "svamp/llm/train_CoT_0.json": b'["Mine. The answer is (7)."]',
-        "cqa/llm/test_CoT_0.json": b"half a set, as a kill leaves it",
+        "svamp/llm/test_CoT_0.json": b'["Mine.", "Mine."]',  # half a split, as a kill leaves it
     }
-    for name, body in edited.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(body)
-    [example] = data.load("esnli", "train", root)
-    assert example == data.Example("A.</s>B.", "neutral", "So.", "neutral")
-    assert files(root).items() >= edited.items() and "cqa/cqa_test.json" in files(root)
-    assert data.load("svamp", "train", root) == [data.Example("Mine?", "( 7 )", "Mine.", "(7)")]
-    assert len(data.load("svamp", "test", root)) == 2
-
-
-def test_what_is_missing_and_a_root_that_cant_be_written_are_named(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "DSS", f"{server.url}/nothing")
-    with pytest.raises(t5.InputError, match=r"404.*esnli/esnli_train.json is missing"):
-        data.load("esnli", "train", tmp_path)
-    monkeypatch.setattr(data, "DSS", server.url + ARCHIVE)
-    (tmp_path / "file").touch()
-    server.asked.clear()
-    with pytest.raises(OSError, match=f"File exists: '{tmp_path}/file'"):
-        data.load("svamp", "train", tmp_path / "file")
-    assert server.asked == []
+    for name, body in kept.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(body)
+    assert len(data.load("svamp", "test", tmp_path)) == 2
+    assert files(tmp_path).items() >= kept.items()
+    assert "svamp/llm/train_CoT_0.json" not in files(tmp_path)
 
 
 # ---- the presets ----
@@ -180,8 +134,6 @@ def test_the_weights_of_v1_1_are_a_pickle_without_a_checksum(server, tmp_path):
     folder = data.published("v1_1-base", folder=tmp_path)
     assert files(folder).keys() == {"config.json", "spiece.model", "pytorch_model.bin"}
     assert t5.read_config(folder / "config.json") == t5.PRESETS["v1_1-base"]
-    with pytest.raises(t5.InputError, match="pytorch_model.bin: .* delete it and run again"):
-        t5.load(folder)
 
 
 DOWNLOADS = [
@@ -190,31 +142,24 @@ DOWNLOADS = [
 ]
 FAILURES = {
     "404": (404, {}, b"gone"),
-    "another file": (200, {}, zipped(SVAMP | {"more": "x"})),
     "a web page": (200, {}, b"<html>sign in</html>"),
     "cut off": (200, {"Content-Length": 10_000}, b"cut off"),
-    "redirect to a file": (302, {"Location": "file:///etc/hostname"}, b""),
     "stalls": (200, {"Content-Length": 10_000}, b"stalls"),
-    "server down": None,
 }
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("get, path, flag", DOWNLOADS, ids=["sets", "model"])
-def test_a_failed_download_leaves_one_line(server, tmp_path, monkeypatch, get, path, flag, failure):
+def test_a_failed_download_leaves_one_line(server, tmp_path, get, path, flag, failure):
     good, server.answers[path] = server.answers[path], FAILURES[failure]
-    if failure == "server down":
-        server.shutdown()
-        server.server_close()
     with pytest.raises(t5.InputError) as error:
         get(tmp_path)
     message = str(error.value)
     assert "\n" not in message and flag in message and server.url in message
     assert "timed out" in message or failure != "stalls"
     assert files(tmp_path).keys() <= {"small/spiece.model"}  # which comes first
-    if failure != "server down":
-        server.answers[path] = good
-        assert get(tmp_path)  # the next call succeeds
+    server.answers[path] = good
+    assert get(tmp_path)  # the next call succeeds
 
 
 def test_presets_that_cannot_be_fetched_are_refused(tmp_path, monkeypatch):

@@ -116,25 +116,20 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_never_was(toy, tmp_path):
 
 
 STOPPING = "train.py: stopping once a step is saved; a second Ctrl-C stops at once\n"
-CONTROL_CHARACTERS = set(map(chr, range(32))) - {"\n"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_state_and_a_second_run_is_refused(toy, tmp_path, number):
+def test_a_signal_saves_the_state(toy, tmp_path, number):
     flags = ("--steps", 3_000, "--eval-every", 3_000)
     process = start(command(toy, tmp_path, *flags))
     wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
-    second = finish(command(toy, tmp_path, *flags)) if number == signal.SIGINT else None
     time.sleep(0.5)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number and err == STOPPING, err
-    assert not CONTROL_CHARACTERS & set(out)  # it is a pipe, no terminal
     state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)
     assert 0 < state["step"] == len(log_of(the_run(tmp_path)))
     assert f"stopped after step {state['step']}, which is saved: go on with --resume" in out
-    if second:  # it came while the first was at work
-        assert second.returncode == 2 and "was begun: go on with --resume" in second.stderr
 
 
 def test_ctrl_c_saves_the_state_although_it_ends_what_reads_the_output_too(toy, tmp_path):
@@ -160,78 +155,19 @@ def test_of_two_signals_only_ctrl_c_stops_at_once(monkeypatch):
     assert stop.value.code == 130
 
 
-@pytest.fixture(scope="module")
-def begun(toy, tmp_path_factory):
-    """The output folder of a run that was killed after its first save."""
-    out = tmp_path_factory.mktemp("begun")
-    run = start(command(toy, out, "--steps", 3_000))
-    wait_for(lambda: any(out.glob("*/state.pt")), run)
-    run.kill()
-    run.communicate()
-    return out
-
-
-def test_another_vocabulary_is_named_and_refused(toy, begun, tmp_path):
-    data.write_toy(tmp_path, {"train": 200, "test": 20}, seed=1)
-    flags = ("--steps", 3_000, "--resume", "--tokenizer", tmp_path / "toy" / "spiece.model")
-    changed = finish(command(toy, begun, *flags))
-    assert changed.returncode == 2 and "begun with other settings: vocabulary" in changed.stderr
-
-
-def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, begun):
-    folder = the_run(begun)
-    before, parts = (folder / "state.pt").read_bytes(), set(folder.rglob("*.tmp"))  # of the kill
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_state(toy, tmp_path):
+    with stop_in_batch(2):
+        train.main(command(toy, tmp_path)[2:])
+    folder = the_run(tmp_path)
+    before = (folder / "state.pt").read_bytes()
     limit = len(before) // 2  # bytes that a file may have: the weights fit, the state does not
     full = finish(
-        command(toy, begun, "--steps", 3_000, "--resume"),
+        command(toy, tmp_path, "--resume"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr
-    assert len(full.stderr.splitlines()) == 1
+    assert full.returncode == 2 and len(full.stderr.splitlines()) == 1, full.stderr
     assert (folder / "state.pt").read_bytes() == before
-    assert set(folder.rglob("*.tmp")) == parts
-
-
-def test_however_full_the_disk_the_systems_error_comes_and_the_old_file_stays(tmp_path):
-    """torch.save may raise a RuntimeError of its own, depending on where it was interrupted."""
-    state, path = {f"{i}": torch.ones(i * 1_000) for i in range(9)}, tmp_path / "state.pt"
-    path.write_bytes(b"old")
-    t5.replace_file(tmp_path / "whole.pt", lambda file: torch.save(state, file))
-    size, before = (tmp_path / "whole.pt").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
-    for limit in [*range(0, size, size // 52), size - 1]:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
-            with pytest.raises(OSError, match="File too large"):
-                t5.replace_file(path, lambda file: torch.save(state, file))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        assert [p.name for p in sorted(tmp_path.iterdir())] == ["state.pt", "whole.pt"]
-    assert path.read_bytes() == b"old"
-
-
-def test_a_finished_run_is_written_before_anything_is_shown(toy, tmp_path, monkeypatch):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train.evaluation, "show_samples", fail)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(command(toy, tmp_path, "--steps", 2)[2:])
-    assert (the_run(tmp_path) / "metrics.json").exists()
-    assert not (the_run(tmp_path) / "state.pt").exists()
-
-
-def test_a_clock_that_is_set_back_changes_no_time(toy, tmp_path, monkeypatch):
-    now, calls = time.time, []
-
-    def set_back():
-        calls.append(None)
-        return now() - 3_600 * len(calls)
-
-    monkeypatch.setattr(time, "time", set_back)
-    train.main(command(toy, tmp_path, "--steps", 6)[2:])
-    monkeypatch.undo()
-    seconds = [line["seconds"] for line in log_of(the_run(tmp_path))]
-    assert 0 <= seconds[0] and seconds == sorted(seconds) and seconds[-1] < 600
+    assert not [*folder.rglob("*.tmp")]
 
 
 def test_a_broken_pipe_is_silent(toy, tmp_path):
@@ -240,29 +176,10 @@ def test_a_broken_pipe_is_silent(toy, tmp_path):
     assert process.wait(60) == 1 and process.stderr.read() == ""
 
 
-def workers(process):
-    """The process numbers of torchrun's workers, by rank."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-
-    def rank(child):
-        environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        return next(int(x[5:]) for x in environment if x.startswith(b"RANK="))
-
-    return sorted(map(int, children), key=rank)
-
-
 def torchrun(n, *rest):
     port = str(random.randint(20_000, 60_000))
     flags = ["--nproc_per_node", str(n), "--master_port", port]
     return [sys.executable, "-m", "torch.distributed.run", *flags, *rest]
-
-
-def test_a_worker_that_dies_ends_the_run_with_an_error(toy, tmp_path):
-    process = start(torchrun(2, *command(toy, tmp_path, "--steps", 30_000)[1:]))
-    wait_for(lambda: any(tmp_path.glob("*/state.pt")), process)
-    os.kill(workers(process)[1], signal.SIGKILL)
-    assert process.wait(90) != 0
-    process.communicate()
 
 
 def test_a_signal_to_one_of_two_processes_stops_both_and_saves(toy, tmp_path):
@@ -270,7 +187,8 @@ def test_a_signal_to_one_of_two_processes_stops_both_and_saves(toy, tmp_path):
     process = start(torchrun(2, *command(toy, tmp_path, *flags)[1:]))
     wait_for(lambda: any(tmp_path.glob("*/log.jsonl")), process)
     time.sleep(0.5)
-    os.kill(workers(process)[1], signal.SIGTERM)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGTERM)  # torchrun starts them in the order of their ranks
     out, err = process.communicate(timeout=60)
     assert process.returncode != 0 and err.count(STOPPING) >= 1 and "all_reduce" not in err
     state = torch.load(the_run(tmp_path) / "state.pt", weights_only=True)

@@ -214,8 +214,8 @@ def test_transformers_reads_what_we_save(pair):
 
 OWN_HEAD = {"tie_word_embeddings": False}  # as transformers 4 writes it
 OWN_HEAD_5 = {"tie_word_embeddings": True, "scale_decoder_outputs": False}
-HEADS = [(TINY, {}, 0), (TINY, {}, 1), (TINY, {}, 3)]  # the config, what config.json says of it
-HEADS += [(TINY_V1_1, OWN_HEAD, 0), (TINY_V1_1, OWN_HEAD, 2), (TINY_V1_1, OWN_HEAD_5, 1)]
+HEADS = [(TINY, {}, 0), (TINY, {}, 3)]  # the config, what config.json says of it
+HEADS += [(TINY_V1_1, OWN_HEAD, 2), (TINY_V1_1, OWN_HEAD_5, 1)]
 
 
 @torch.no_grad()
@@ -268,11 +268,8 @@ FOREIGN = {  # what our message must say; what transformers is asked to write
     "decoder_start_token_id 2": dict(decoder_start_token_id=2),
     "pad_token_id 3": dict(pad_token_id=3, decoder_start_token_id=0),
     "eos_token_id 2": dict(eos_token_id=2),
-    "eos_token_id [1, 5]": dict(eos_token_id=[1, 5]),
     "model_type 'mt5'": dict(family="MT5", **GATED),
-    "model_type 'umt5'": dict(family="UMT5", **GATED),
     "feed_forward_proj 'gated-silu'": dict(feed_forward_proj="gated-silu"),
-    "feed_forward_proj 'gelu'": dict(feed_forward_proj="gelu"),
     "dense_act_fn 'gelu'": dict(dense_act_fn="gelu", **GATED),
     "layer_norm_epsilon 1e-05": dict(layer_norm_epsilon=1e-5),
     "decoder.block.0 missing": dict(model="EncoderModel"),
@@ -338,85 +335,34 @@ def test_a_file_that_is_not_there_is_named(tmp_path, name):
 
 
 @both_versions
-def test_an_id_that_names_no_token_is_never_generated(config):
-    model, batch = lively(t5.T5, config), make_batch(config)
-    head = (model.head or model.embedding).weight.data
-    head[-2] = 1e4 * torch.randn(config.d_model)
-    head[-1] = -head[-2]  # of a row and its negative, one always wins
-    assert (model(*batch).argmax(-1) >= config.num_tokens).all()
-    ids, log_probs = model.generate(batch[0], T)
-    assert ids.max() < config.num_tokens and log_probs.isfinite().all()
-
-
-def with_an_end(model, ids, log_probs):
-    """Exchange the rows of an untied head for </s> and some id that one row holds: </s> is then
-    written where the id was, all before it stays, and all after it is 0 with log-probability 0."""
-    chosen = ids[1, 4].item()
-    assert EOS not in ids and not all(chosen in row for row in ids)
-    for row, log_prob in zip(ids, log_probs):
-        end = [*row.tolist(), chosen].index(chosen)
-        row[end : end + 1], row[end + 1 :], log_prob[end + 1 :] = EOS, PAD, 0
-    model.head.weight.data[[EOS, chosen]] = model.head.weight.data[[chosen, EOS]]
-    return ids, log_probs
-
-
-ENDS = [(TINY, False), (TINY_V1_1, False), (TINY_V1_1, True)]
-with_and_without_ends = pytest.mark.parametrize("config, ends", ENDS)
-
-
-@with_and_without_ends
-def test_generate_of_transformers_with_its_defaults_gives_our_ids(tmp_path, config, ends):
+def test_generate_of_transformers_with_its_defaults_gives_our_ids(tmp_path, config):
     """From the folder that we save: each text ends where ours does, after 256 ids at the latest,
     and holds no id without a name."""
     model, (input_ids, _) = lively(t5.T5, config), make_batch(config)
     head = (model.head or model.embedding).weight.data
     head[config.num_tokens :] *= 3  # so that these would often win
-    head[EOS] = 0  # a logit of 0 never wins
-    if ends:
-        with_an_end(model, *model.generate(input_ids, 12))
     t5.save(model, tmp_path)
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path)
     found = theirs.generate(input_ids=input_ids, attention_mask=(input_ids != PAD).long())[:, 1:]
     ids, _ = model.generate(input_ids, t5.MAX_TARGET)
-    assert torch.equal(found, ids) and (EOS in ids) == ends and ids.shape[1] == 256
+    assert torch.equal(found, ids) and ids.shape[1] == 256
     with torch.no_grad():
         assert (model(input_ids, ids).argmax(-1) >= config.num_tokens).any()
 
 
-def test_a_row_ends_at_its_first_end_mark_and_is_padded_with_zeros():
+def test_a_batch_is_decoded_as_each_row_alone():
     model, (input_ids, _) = lively(t5.T5, TINY_V1_1), make_batch(TINY_V1_1)
-    expected_ids, expected_log_probs = with_an_end(model, *model.generate(input_ids, 12))
-    ids, log_probs = model.generate(input_ids, 12)
-    assert torch.equal(ids, expected_ids)
-    assert_near(log_probs, expected_log_probs, atol=1e-4)
-
-
-@with_and_without_ends
-def test_a_batch_is_decoded_as_each_row_alone(config, ends):
-    model, (input_ids, _) = lively(t5.T5, config), make_batch(config)
-    if ends:
-        with_an_end(model, *model.generate(input_ids, 12))
+    written = model.generate(input_ids, 20)[0][1, 4].item()
+    head = model.head.weight.data
+    head[[EOS, written]] = head[[written, EOS]]  # this row now ends there
     with torch.device("meta"):  # what forgets its device would be made there
         ids, log_probs = model.generate(input_ids, 20)
+    assert EOS in ids[1] and not (ids == EOS).any(1).all()
     for b in range(B):
         alone = model.generate(input_ids[b : b + 1, input_ids[b] != PAD], 20)
         missing = ids.shape[1] - alone[0].shape[1]  # if it ended before its neighbours
         assert torch.equal(F.pad(alone[0][0], (0, missing)), ids[b])
         assert_near(F.pad(alone[1][0], (0, missing)), log_probs[b], atol=1e-4)
-
-
-def test_the_mode_comes_back_when_generation_fails(monkeypatch):
-    model = lively(t5.T5, TINY).train()
-    monkeypatch.setattr(model, "logits", lambda x: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        model.generate(torch.ones(B, S, dtype=torch.long), 2)
-    assert all(module.training for module in model.modules())
-
-
-def test_no_rows_give_no_outputs_and_ids_may_be_of_32_bits():
-    model, (input_ids, _) = lively(t5.T5, TINY), make_batch(TINY)
-    assert [len(x) for x in model.generate(input_ids[:0], T)] == [0, 0]
-    assert torch.equal(model.generate(input_ids.int(), T)[0], model.generate(input_ids, T)[0])
 
 
 def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
@@ -426,10 +372,3 @@ def test_dropout_does_not_touch_decoding_and_the_mode_comes_back():
     found = model.train().generate(input_ids, T)
     assert all(module.training for module in model.modules())
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
-
-
-@both_versions
-def test_more_padding_changes_nothing(config):
-    model, (input_ids, target_ids) = lively(t5.T5, config), make_batch(config)
-    padded = model(F.pad(input_ids, (0, 5)), F.pad(target_ids, (0, 2)))
-    assert_near(padded[:, :T], model(input_ids, target_ids), atol=1e-5)

@@ -120,8 +120,7 @@ def validation_mi(folder, valid):
     return pytest.approx(total / len(ids), abs=1e-5)
 
 
-FORMS = "--method dss --alphas 1 1 0,--mi eq9,--mi kl,--mi released"
-FORMS += ",--method dss --mi released --micro-batch 3"
+FORMS = "--method dss,--mi eq9,--mi released --micro-batch 3,--labels llm"
 
 
 @pytest.mark.parametrize("flags", FORMS.split(","))
@@ -131,43 +130,9 @@ def test_every_run_of_two_tasks_logs_the_third_term_on_validation(toy, tmp_path,
     assert log_of(folder)[-1]["validation_mi"] == validation_mi(folder, valid)
 
 
-def test_validation_has_the_gold_labels_where_the_teachers_are_trained_on(toy, tmp_path, capsys):
-    lines = [{"input": f"{i} pens", "label": "red", "rationale": "So."} for i in range(20)]
-    flags = write_own(tmp_path / "own", [line | {"llm_label": "blue"} for line in lines])
-    (tmp_path / "own" / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    flags += f" --size tiny --from-scratch --tokenizer {spiece(toy)} --labels llm --steps 3"
-    folder = run(toy, tmp_path / "out", flags)
-    _, valid = data.train_and_valid(tmp_path / "own")
-    assert log_of(folder)[-1]["validation_mi"] == validation_mi(folder, valid)
-    assert "blank" not in capsys.readouterr().out
-
-
-METHODS = "--method finetune,--method single,--method dss,--mi eq9,--mi released,--mi kl"
-METHODS += ",--reduce mean,--labels llm,--subsample 0.5"
-
-
-@pytest.mark.parametrize("flags", METHODS.split(","))
-def test_every_method_trains(toy, tmp_path, flags):
-    folder = run(toy, tmp_path, flags)
-    log, [flag, value] = log_of(folder), flags.split()
-    assert log[-1]["loss"] < log[0]["loss"] and value in folder.name
-    one_task = value in ("finetune", "single")
-    assert (log[0]["generation"] is None) == ("validation_mi" not in log[-1]) == one_task
-    assert (log[0]["mi"] is None) == (flag == "--method")
-
-
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(toy, whole, tmp_path):
     assert_same_run(whole, run(toy, tmp_path, "--seed 0"))
     assert log_of(whole)[0]["loss"] != log_of(run(toy, tmp_path, "--seed 1"))[0]["loss"]
-
-
-def test_transformers_loads_a_run_and_computes_the_same_logits(whole):
-    transformers = pytest.importorskip("transformers")
-    source, target = torch.randint(3, 300, (3, 11)), torch.randint(3, 300, (3, 5))
-    for path in (whole, whole / "last"):
-        theirs = transformers.T5ForConditionalGeneration.from_pretrained(path).eval()
-        expected = theirs(input_ids=source, labels=target).logits
-        assert torch.allclose(t5.load(path)(source, target), expected, atol=1e-4)
 
 
 def test_twenty_steps_are_those_of_transformers_with_the_same_batches(toy, tmp_path):
@@ -252,43 +217,19 @@ def test_micro_batches_are_the_plain_objective_on_the_whole_batch(toy, form, red
             assert (a - b).abs().max() < tolerance * max(1.0, a.abs().max())
 
 
-def test_the_gradients_of_tests_gradients_add_up_and_released_reaches_one_task(
-    toy, monkeypatch, capsys
-):
+def test_tests_gradients_measures_the_terms_of_training(toy, monkeypatch, capsys):
     flags = ["--data-root", str(toy), "--batch-size", "8"]
     monkeypatch.setattr(sys, "argv", ["gradients.py", *flags])
     gradients.main()
     assert len(capsys.readouterr().out.splitlines()) == 3 + 14
     model, rows = model_and_rows(toy)
     [(sources, targets)], _ = data.collate(rows, "cpu")
-    weights = list(model.parameters())
-
-    def gradient(term):
-        if not term.requires_grad:
-            return torch.zeros(sum(p.numel() for p in weights))
-        parts = torch.autograd.grad(term, weights, retain_graph=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in parts])
-
     terms = gradients.weighted_terms(model, sources, targets, "max")
     for form, row in ("paper", 2), ("eq9", 5), ("released", 8), ("kl", 11):
         loss, _ = train.training_loss(model, sources, targets, train.ALPHAS, form, "max")
         assert loss.item() == pytest.approx(sum(terms[i][1].item() for i in (0, 1, row)), abs=1e-5)
-        whole, label, rationale = (gradient(terms[i][1]) for i in (row, row + 1, row + 2))
-        assert torch.allclose(whole, label + rationale, atol=1e-6)
-        assert label.any() == (form != "released")
     table = gradients.measures(model, terms)
     assert torch.allclose(table[:, 1], table[:, 2:5].norm(dim=1), rtol=1e-4)  # no part forgotten
-    assert torch.allclose(table[[0, 1, 2], [5, 6, 7]], torch.ones(3, dtype=torch.float64))
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the released data and vocabulary")
-def test_real_data_with_the_real_vocabulary(tmp_path):
-    flags = f"--dataset svamp --size tiny --from-scratch --tokenizer {SHARED / 't5/spiece.model'}"
-    flags += " --subsample 0.02 --lr 3e-3 --steps 2 --eval-every 2"
-    folder = run(SHARED / "dss", tmp_path, flags)
-    config = t5.read_config(folder / "config.json")
-    assert (config.vocab_size, config.num_tokens) == (32_128, 32_100)
-    assert log_of(folder)[-1]["loss"] < log_of(folder)[0]["loss"]
 
 
 # ---- what is refused
@@ -305,8 +246,7 @@ def refusal(flags, capsys):
     return said
 
 
-WRONG = "steps 0,batch-size -3,batch-size 181,micro-batch -1,lr nan,eval-every 0,subsample 1.5"
-WRONG += ",alphas -1 0 0,alphas 0 0 nan,seed -1,size huge,device cuda,device gpu,resume"
+WRONG = "steps 0,batch-size 181,lr nan,subsample 1.5,alphas 0 0 nan,size huge,device cuda,resume"
 REFUSED = [  # flags, and what the line names
     *[(f"--{flag}", f"--{flag.split()[0]}") for flag in WRONG.split(",")],
     ("--from-scratch --weights x", "--weights"),
@@ -340,6 +280,8 @@ def test_labels_that_the_vocabulary_cant_write_are_learned_or_refused(toy, tmp_p
     own = own_folder(tmp_path / "own", ["<pos>", "<neg>"])
     folder = run(toy, tmp_path / "out", f"{own} {few} --steps 40 --eval-every 20")
     assert json_of(folder, "metrics")["test_accuracy"] == 1.0
+    config = t5.read_config(folder / "config.json")
+    assert (config.vocab_size, config.num_tokens) == (32_128, 32_100)
     assert "labels have characters that the vocabulary lacks" in capsys.readouterr().out
     other = own_folder(tmp_path / "other", ["正面", "负面"])
     said = refusal(f"{other} {few} --out {tmp_path / 'none'}", capsys)
@@ -363,19 +305,12 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(toy, tmp_path):
 def test_inputs_that_two_splits_share_are_counted(toy, tmp_path, capsys):
     """White space aside: a student reads it as one blank."""
     flags = own_folder(tmp_path / "own", ["red", "blue"]) + f" --tokenizer {spiece(toy)}"
-    own = [{"input": f" {i} pens", "label": "red", "rationale": "So."} for i in range(40)]
-    tests = [
-        {"input": text, "label": "red", "rationale": "So."} for text in ("1  pens\n", "x", "y")
-    ]
-    valid = [own[3], own[3], tests[2], *own[38:]]
-    for split, lines in ("train", own[:30]), ("valid", valid), ("test", tests):
-        path = tmp_path / "own" / f"{split}.jsonl"
-        path.write_text("\n".join(map(json.dumps, lines)))
+    test = tmp_path / "own" / "test.jsonl"
+    test.write_text(test.read_text().replace(" had ", "  had "))
     run(toy, tmp_path / "out", flags)
     said = capsys.readouterr().out
-    assert "valid: 2 of 5 inputs are in train too\n" in said
-    assert "test: 1 of 3 inputs are in train too\n" in said
-    assert "test: 1 of 3 inputs are in valid too\n" in said
+    assert "test: 36 of 40 inputs are in train too\n" in said
+    assert "test: 4 of 40 inputs are in valid too\n" in said
     run(toy, tmp_path / "toy")
     assert "too\n" not in capsys.readouterr().out
 
@@ -389,55 +324,19 @@ def test_the_data_root_is_found_from_any_folder(toy, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_what_a_terminal_cannot_show_ends_no_run_and_no_report(
-    toy, tmp_path, monkeypatch, encoding
-):
-    """Neither of the examples, nor of a folder's name."""
-    arrow, out = "\u2192", tmp_path / "runs"
-    lines = [{"input": f"{i} {arrow}", "label": f"{i}", "rationale": arrow} for i in range(9)]
-    own = write_own(tmp_path / arrow, lines).split()
-    own += f"--size tiny --from-scratch --tokenizer {spiece(toy)} --out {out}".split()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
-
-    def show(main, *flags):
-        flags = [*map(str, flags)]
-        assert evaluation.run_for_user("a program", lambda: main(flags)) is None
-
-    show(train.main, *own, "--steps", 2, "--batch-size", 4)
-    [run] = out.glob("*")
-    assert json_of(run, "metrics")["examples"] == 8
-    for flags in ([run], [run, "--against", run], [run, "--ask", arrow], ["--table", out]):
-        show(evaluation.main, *flags)
+def test_what_a_terminal_cannot_show_ends_no_run(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    evaluation.run_for_user("train.py", lambda: print("\u2192"))
     sys.stdout.flush()
-    said = sys.stdout.buffer.getvalue().decode(encoding)
-    assert "  0 \\u2192\n" in said and "/\\u2192 test, 9 examples" in said and "0.00 (1)" in said
-
-
-def test_a_line_of_the_log_gives_each_number_its_unit(capsys):
-    record = {"step": 3, "seconds": 30_000.0, "examples": 192}
-    train.print_progress(record | dict.fromkeys(train.TERMS, 1.25) | {"mi": None}, steps=30)
-    line = capsys.readouterr().out
-    assert line.split() == "3/30 1.2500 1.2500 1.2500 - 0.0/s 3 days, 3:00:00 left".split()
+    assert sys.stdout.buffer.getvalue() == b"\\u2192\n"
 
 
 # ---- names, and what becomes of a run that is there
 
 
-NAMES = [
-    ("", "toy-tiny-mi-s0"),
-    ("--dataset svamp --size base --seed 3", "svamp-base-mi-s3"),
-    ("--dataset svamp --weights ../flan", f"svamp-{data.title('../flan')}-mi-s0"),
-    ("--mi kl --reduce mean", "toy-tiny-mi-mi_kl-reduce_mean-s0"),
-    ("--alphas 0.5 0.5 0.2", "toy-tiny-mi-alphas_0.5_0.5_0.2-s0"),
-    ("--micro-batch 4 --device cpu --out x --method dss", "toy-tiny-dss-s0"),
-    ("--method dss --alphas 1 1 0.1", "toy-tiny-dss-alphas_1.0_1.0_0.0-s0"),
-]
-
-
-@pytest.mark.parametrize("flags, name", NAMES)
-def test_a_runs_name_has_every_setting_that_changes_its_result(flags, name):
-    assert train.run_name(train.parse(flags.split())) == name
+def test_a_runs_name_has_every_setting_that_changes_its_result():
+    flags = "--micro-batch 4 --device cpu --out x --method dss --alphas 1 1 0.1 --seed 3"
+    assert train.run_name(train.parse(flags.split())) == "toy-tiny-dss-alphas_1.0_1.0_0.0-s3"
 
 
 def test_a_finished_run_stays_and_a_begun_one_asks_for_resume(toy, whole, tmp_path):
@@ -451,18 +350,17 @@ def test_a_finished_run_stays_and_a_begun_one_asks_for_resume(toy, whole, tmp_pa
         run(toy, tmp_path)
 
 
-@pytest.mark.parametrize("split, field", [("train", "rationale"), ("test", "label")])
-def test_a_run_does_not_go_on_with_other_examples(toy, tmp_path, split, field):
+def test_a_run_does_not_go_on_with_another_vocabulary_or_other_examples(toy, tmp_path):
     own = tmp_path / "own"
-    flags = f"{own_folder(own, ['red', 'blue'])} --tokenizer {spiece(toy)}"
+    flags = f"{own_folder(own, ['red', 'blue'])} --tokenizer"
     with stop_in_batch(2):
-        folder = run(toy, tmp_path / "out", flags)
+        folder = run(toy, tmp_path / "out", f"{flags} {spiece(toy)}")
     settings = (folder / "settings.json").read_bytes()
-    first, *rest = (own / f"{split}.jsonl").read_text().split("\n")
-    changed = json.dumps(json.loads(first) | {field: "red and blue"})
-    (own / f"{split}.jsonl").write_text("\n".join([changed, *rest]))
-    with pytest.raises(t5.InputError, match=f"begun with other settings: .*{split}_examples was"):
-        run(toy, tmp_path / "out", f"{flags} --resume")
+    changed = (own / "train.jsonl").read_text().replace("It says", "He says", 1)
+    (own / "train.jsonl").write_text(changed)
+    data.write_toy(tmp_path / "other", {"train": 200, "test": 20}, seed=1)
+    with pytest.raises(t5.InputError, match="other settings: vocabulary was .*train_examples was"):
+        run(toy, tmp_path / "out", f"{flags} {spiece(tmp_path / 'other')} --resume")
     assert (folder / "settings.json").read_bytes() == settings
 
 
@@ -511,24 +409,9 @@ def test_a_kill_after_the_last_step_loses_nothing(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, function, killed_at_step_6)
         run(toy, tmp_path)
-    cut = tmp_path / whole.name
-    state = torch.load(cut / "state.pt", weights_only=True)
-    assert state["step"] == state["record"]["step"] == saved_step
-    logged = function == "final_test" or module is t5
-    assert len(log_of(cut)) == 5 + logged
-    assert json_of(whole, "metrics")["best_step"] == 6
-    same = (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert same == (function == "final_test")
-    steps, objective = [], mi_loss.objective
-
-    def counted(*batch):
-        steps.append(torch.is_grad_enabled())
-        return objective(*batch)
-
-    monkeypatch.setattr(mi_loss, "objective", counted)
+    state = torch.load(tmp_path / whole.name / "state.pt", weights_only=True)
+    assert state["step"] == saved_step
     assert_same_run(whole, run(toy, tmp_path, "--resume"))
-    assert sum(steps) == 6 - saved_step
-    assert (len(steps) > sum(steps)) == (not logged)  # what was logged is not validated again
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
