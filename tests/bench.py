@@ -278,7 +278,7 @@ def decode_in_turn(texts, name, weights, length, args):
     student = evaluation.Student(model, tokenizer, "mi", True)
     longest = max(len(tokenizer.encode(text)) for text in texts)
     t5.MAX_TARGET = length  # ids that `generate_text` writes at most
-    size = evaluation.DECODED_IDS // (longest + length)  # of our first batch
+    size = evaluation.BATCH_IDS // (longest + length)  # of our first batch
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(weights).to(args.device).eval()
     written, rows = {}, []
 

@@ -170,14 +170,14 @@ def test_a_reply_without_a_score_is_counted_and_kept_and_not_guessed(run, endpoi
     for requests in (80, 0):  # they were replies: the second time nothing is asked
         out = printed(run, "--judge", endpoint)
         assert f"{requests} requests" in out and "80 replies, 4 without a score" in out
-    assert len(Endpoint.bodies) == 80 and KEY not in (run / "judge.json").read_text()
+    assert len(Endpoint.bodies) == 80 and KEY not in (run / "judge.jsonl").read_text()
 
 
 @pytest.mark.parametrize("first", [[chat("Good.")] * 4, [400] * 4, NO_SCORES])
 def test_four_first_replies_without_a_score_end_the_command_and_are_not_kept(run, endpoint, first):
     Endpoint.behaviours.extend(first)
     said = refused(run, "--judge", endpoint)
-    assert "the first 4 replies have no `Score: N`" in said and KEY not in said
+    assert "no `Score: N` in the first 4 replies" in said and KEY not in said
     assert ("Good." in said) == (first[0] == chat("Good.")) and len(Endpoint.bodies) == 4
     assert ALL in printed(run, "--judge", endpoint)
     assert len(Endpoint.bodies) == 84
@@ -190,6 +190,7 @@ def test_a_student_whose_rationales_are_all_blank_is_refused_before_it_is_judged
 
 def test_content_in_parts_is_joined(run, endpoint):
     parts = [{"type": "text", "text": "So.\n"}, {"type": "text", "text": "Score: 2"}]
+    parts.insert(0, {"type": "thinking", "thinking": []})
     Endpoint.behaviours.extend([chat(parts)] * 80)
     assert "grade 2.00 ± 0.00 (20)" in printed(run, "--judge", endpoint)
 
@@ -214,7 +215,7 @@ def test_what_came_before_a_failure_is_kept_and_not_asked_for_again(run, endpoin
     assert len(Endpoint.bodies) == 7 + len(failure) + 73
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://[::1/v1", "ftp://host"])
 def test_an_endpoint_that_cannot_be_reached_is_one_line(run, endpoint, url):
     assert f"{url}: no chat reply: " in refused(run, "--judge", url)
 
