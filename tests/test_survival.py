@@ -177,8 +177,7 @@ def test_a_broken_pipe_is_silent(toy, tmp_path):
 
 
 def torchrun(n, *rest):
-    port = str(random.randint(20_000, 60_000))
-    flags = ["--nproc_per_node", str(n), "--master_port", port]
+    flags = ["--standalone", "--nproc_per_node", str(n)]  # on a port that is free
     return [sys.executable, "-m", "torch.distributed.run", *flags, *rest]
 
 
