@@ -306,8 +306,8 @@ def compare(ours, theirs, args):
     if not differing:
         return
     print("\nExamples, numbered from 0, on which the first runs of A and B differ:")
-    texts = [texts[i] for i in differing]
-    pairs = zip(*(answer_texts(with_weights(side[0], args), texts) for side in (ours, theirs)))
+    shown = [texts[i] for i in differing]
+    pairs = zip(*(answer_texts(with_weights(side[0], args), shown) for side in (ours, theirs)))
     for i, pair in zip(differing, pairs):
         print(f"\n[{i}] {examples[i].input}")
         print(f"  gold: {examples[i].label}; teacher's rationale: {examples[i].rationale}")
@@ -370,8 +370,7 @@ def predict(student, args):
 
 def ask(student, args):
     """Print the student's rationale and answer for --ask's text."""
-    good = args.ask.strip() and data.is_text(args.ask)
-    check(good, f"--ask: expected a text, in UTF-8; found {args.ask!r:.60}")
+    check(data.is_text(args.ask), f"--ask: expected a text in UTF-8, found {args.ask!r:.60}")
     print_warnings(student, [data.Example(args.ask, "", "", "")], "--ask", ["inputs"])
     [answer] = answer_texts(student, [args.ask])
     print(f"rationale:  {answer.rationale or '-'}\nanswer:     {answer.label}")
@@ -420,9 +419,9 @@ def ask_judge(url, model, prompts, path):
     key = os.environ.get("OPENAI_API_KEY", "").strip() or "no-key"  # a local server needs none
     check(key.isascii() and key.isprintable(), "OPENAI_API_KEY: expected printable characters")
     replies = {prompt: [] for prompt in prompts}
-    for line in data.read_lines(path, dict) if path.exists() else []:
-        if (line.get("url"), line.get("model")) == (url, model) and line["prompt"] in replies:
-            replies[line["prompt"]].append(line["reply"])
+    for kept in data.read_lines(path, dict) if path.exists() else []:
+        if (kept.get("url"), kept.get("model")) == (url, model) and kept["prompt"] in replies:
+            replies[kept["prompt"]].append(kept["reply"])
     missing = [prompt for prompt in replies for _ in range(ASKED - len(replies[prompt]))]
     scored = any(grade(text) for texts in replies.values() for text in texts)
     print(f"{len(missing)} requests to {url}", flush=True)
@@ -446,16 +445,16 @@ def ask_judge(url, model, prompts, path):
                 with open(path, "a") as file:
                     file.writelines(unsaved)
                 unsaved.clear()
-            why = f"no `Score: N` in the first 4 replies: {text.replace(key, 'KEY')!r:.300}"
-            check(scored or number < 4, f"{url}: {why}; see PROMPT, the model and its limits")
+            last = f"no `Score: N` in the first 4 replies: {text.replace(key, 'KEY')!r:.300}"
+            check(scored or number < 4, f"{url}: {last}; see PROMPT, the model and its limits")
             show_progress("judged", number, len(missing))
     except (InputError, OSError):
         raise
     except Exception as error:  # of openai, of its HTTP library, or of what is no chat reply
         why = " ".join(f"{error} {error.__cause__ or ''}".replace(key, "KEY").split())[:300]
         hint = "Does the URL end in /v1? Is openai up to date (pip install -U openai)?"
-        why = f"{url}: no chat reply: {why}. {hint} The same command asks for the rest."
-        raise InputError(why) from None
+        rest = "The same command asks for the rest."
+        raise InputError(f"{url}: no chat reply: {why}. {hint} {rest}") from None
     return replies
 
 
@@ -549,8 +548,8 @@ def print_table(results):
         column.insert(1, "-" * max(map(len, column)))
     print("Test accuracy in %, mean ± standard deviation (runs); the best weights on validation.\n")
     for cells in zip(*columns):
-        cells = [cell.ljust(len(column[1])) for cell, column in zip(cells, columns)]
-        print(f"| {' | '.join(cells)} |")
+        padded = [cell.ljust(len(column[1])) for cell, column in zip(cells, columns)]
+        print(f"| {' | '.join(padded)} |")
 
 
 def plot_shares(results, path):
@@ -598,13 +597,13 @@ def parse(argv=None):
     add("--plot", metavar="FILE", help="draw the report; with --table: Figures 2, 3")
     group = parser.add_argument_group("in place of the report")
     add_mode = group.add_mutually_exclusive_group().add_argument
-    add_mode("--against", type=Path, nargs="+", metavar="RUN", help="accuracies, minus these runs'")
+    add_mode("--against", type=Path, nargs="+", metavar="RUN", help="accuracy, minus that of these")
     add_mode("--ask", metavar="TEXT", help="answer one text; NLI: PREMISE</s>HYPOTHESIS")
-    add_mode("--predict", metavar="FILE", help="answer the `input` of each line of JSON")
+    add_mode("--predict", metavar="FILE", help="answer the `input` of each of its lines of JSON")
     add_mode("--judge", metavar="URL", help="grade rationales by a language model (Tables 7, 8)")
     add_mode("--table", metavar="FOLDER", help="tabulate the finished runs in a folder")
     add = group.add_argument
-    add("--to", metavar="FILE", help=f"of --predict: its lines with {', '.join(PREDICTED)}")
+    add("--to", metavar="FILE", help=f"of --predict: its lines, with {', '.join(PREDICTED)}")
     add("--judge-model", metavar="NAME", default="gpt-4o", help="default: gpt-4o; paper: GPT-4")
     add("--judge-teacher", action="store_true", help="of --judge: grade the teacher's rationales")
     args = parser.parse_args(argv)

@@ -447,8 +447,8 @@ def test_one_text_is_answered_from_the_command_line(runs, toy):
     rationale, answer, confidence = re.fullmatch(form, asked).groups()
     assert f"answer:    {answer}" in sample and f"rationale: {rationale}" in sample
     assert f"confidence {confidence})" in sample
-    for wrong in (" \n", "caf\udce9"):
-        assert "--ask: expected a text, in UTF-8" in refused(runs["mi"], "--ask", wrong)
+    assert "--ask: expected a text in UTF-8" in refused(runs["mi"], "--ask", "caf\udce9")
+    assert "--ask: 1 of 1 inputs are blank\n" in printed(runs["mi"], "--ask", " ")
 
 
 def test_inputs_that_are_cut_or_unknown_are_counted_where_one_asks(moods, tmp_path):

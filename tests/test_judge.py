@@ -70,7 +70,7 @@ def endpoint(monkeypatch):
         seen.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")  # as `export OPENAI_API_KEY="$(<file)"` isn't
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")  # with the line break that ends a file
     yield f"http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
     server.server_close()
