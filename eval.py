@@ -3,7 +3,7 @@
     python eval.py runs/toy-tiny-mi-s0 --plot mi.png         # accuracy and calibration (Table 6)
     python eval.py runs/toy-tiny-mi-s? --against runs/toy-tiny-dss-s?        # Figures 4 and 5
     python eval.py runs/toy-tiny-mi-s0 --judge https://api.openai.com/v1     # Tables 7 and 8
-    python eval.py runs/toy-tiny-mi-s0 --ask "Ben had 9 pens. Ben lost 2 pens. How many are left?"
+    python eval.py runs/toy-tiny-mi-s0 --ask "Anna had 30 pens. Ben gave Anna 12 pens. ..."
     python eval.py runs/toy-tiny-mi-s0 --predict in.jsonl --to out.jsonl
     python eval.py --table runs                              # mean and deviation over seeds
     python eval.py EXPORT --dataset svamp --method mi        # a T5 folder not written by train.py
